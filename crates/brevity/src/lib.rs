@@ -1,0 +1,1 @@
+//! The front door for applications: load, compress, run and evaluate transformer checkpoints

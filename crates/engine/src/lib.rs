@@ -1,0 +1,1 @@
+//! The loop: recipe, plan, stream of stages, journal

@@ -1,0 +1,1 @@
+//! The bytes: checkpoints in and out

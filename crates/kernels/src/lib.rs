@@ -1,0 +1,1 @@
+//! The numbers: matmul, attention, norms, factorizations and packed forms, each with a scalar definition

@@ -1,0 +1,1 @@
+//! The maths of compression: one file per method

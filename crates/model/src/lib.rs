@@ -1,0 +1,1 @@
+//! The vocabulary of brevity: the model tree, weights as expressions, sites, descriptions

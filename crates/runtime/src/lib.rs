@@ -1,0 +1,1 @@
+//! Running models, resident and streamed
