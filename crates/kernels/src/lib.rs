@@ -1,1 +1,4 @@
-//! The numbers: matmul, attention, norms, factorizations and packed forms, each with a scalar definition
+//! The numbers: matmul, casts, and what else models are computed with.
+
+pub mod cast;
+pub mod matmul;
