@@ -8,6 +8,7 @@ mod container;
 mod error;
 mod folder;
 mod fp8;
+mod gguf;
 mod header;
 mod hf;
 #[allow(unsafe_code)]
@@ -19,9 +20,10 @@ mod view;
 
 pub use crate::safetensors::SafetensorsFiles;
 pub use container::{Container, Raw};
-pub use error::{Error, FileFault, TensorFault};
+pub use error::{Error, FileFault, TensorFault, VocabularyFault};
 pub use folder::Folder;
 pub use fp8::Fp8;
+pub use gguf::Gguf;
 pub use header::{Header, HeaderEntry};
 pub use hf::{Index, WeightFiles};
 pub use map::Bytes;
