@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use brevity_model::Site;
+
 use crate::view::ViewFault;
 
 /// Why a checkpoint cannot be read or written.
@@ -88,6 +90,76 @@ pub enum Error {
         named_by: PathBuf,
         /// The tensors in it, if they are known.
         tensors: Vec<String>,
+    },
+    /// The directory has no `config.json`.
+    #[error("`{}` has no config.json", path.display())]
+    NoConfig {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The configuration and the tensors make up no model.
+    #[error("cannot make a model of `{}`: {fault}", file.display())]
+    Model {
+        /// The file or directory.
+        file: PathBuf,
+        /// Why not.
+        fault: brevity_model::Error,
+    },
+    /// The weights are quantized in a way that is not read.
+    #[error("`{}` is quantized with `{method}`, which cannot be read yet", path.display())]
+    QuantMethod {
+        /// The directory.
+        path: PathBuf,
+        /// `quant_method` of its configuration.
+        method: String,
+    },
+    /// A model has no stage of this number.
+    #[error("there is no stage {stage}: the model has {stages}")]
+    NoStage {
+        /// The number, counted from zero.
+        stage: usize,
+        /// How many there are.
+        stages: usize,
+    },
+    /// A weight holds values that are not numbers.
+    #[error("`{site}` holds {nan} NaN and {infinite} infinite values (tensor `{tensor}`{})", more(*others))]
+    NotFinite {
+        /// The weight.
+        site: Site,
+        /// Its tensor.
+        tensor: String,
+        /// NaN values in it.
+        nan: u64,
+        /// Infinite values in it.
+        infinite: u64,
+        /// Other weights of the stage with such values.
+        others: usize,
+    },
+    /// There is no tokenizer.
+    #[error("`{}` has no tokenizer.json{}", path.display(), list(", only ", found))]
+    NoTokenizer {
+        /// The directory.
+        path: PathBuf,
+        /// Vocabulary files of other kinds.
+        found: Vec<String>,
+    },
+    /// The tokenizers library refuses a file.
+    #[error("`{}` is not a tokenizer: {what}", file.display())]
+    Tokenizer {
+        /// The file.
+        file: PathBuf,
+        /// What the library says.
+        what: String,
+    },
+    /// The tokenizer gives an id for which the token table has no row.
+    #[error("the tokenizer does not fit the model: token `{token}` has id {id}, but the token table has {rows} rows")]
+    TokenTable {
+        /// The largest id.
+        id: u32,
+        /// Its token.
+        token: String,
+        /// Rows of the table.
+        rows: usize,
     },
     /// A weight file is damaged as a whole.
     #[error("`{}` is damaged: {fault}", file.display())]
@@ -468,6 +540,21 @@ impl Error {
                 "keep one of them, or add the model.safetensors.index.json that names them".into()
             }
             Error::Index { .. } => "fetch the index again from where the model came from".into(),
+            Error::NoConfig { .. } => {
+                "copy the config.json of the model beside its weights, or treat the weights as loose matrices (`--loose`)"
+                    .into()
+            }
+            Error::Model { fault, .. } => return fault.hint(),
+            Error::QuantMethod { .. } => "start from the original model, or from a dequantized copy".into(),
+            Error::NotFinite { .. } => {
+                "the checkpoint is broken, or its values overflowed when it was converted; leave this weight out with \
+                 `except`, or fetch the original"
+                    .into()
+            }
+            Error::NoTokenizer { .. } | Error::Tokenizer { .. } => {
+                "make one with transformers: AutoTokenizer.from_pretrained(dir).save_pretrained(dir)".into()
+            }
+            Error::TokenTable { .. } => "the tokenizer.json belongs to another model; take the one of this model".into(),
             Error::BlockType { .. } => {
                 "use a file with types of the Q4_0 to Q8_K families, F16, BF16 or F32; llama-quantize makes one from \
                  the original model"
@@ -486,6 +573,14 @@ impl Error {
 
     pub(crate) fn reading(path: &Path, source: io::Error) -> Self {
         Error::Io { doing: "read", path: path.to_owned(), source }
+    }
+}
+
+/// How many others there are, if any.
+fn more(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        n => format!(", and {n} more of this stage"),
     }
 }
 

@@ -93,6 +93,11 @@ impl Gguf {
         Ok(Gguf { path: path.to_owned(), bytes, tensors, logical, meta, architecture })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The architecture, as the file names it.
     pub fn architecture(&self) -> &str {
         &self.architecture
