@@ -1,0 +1,258 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Makes transformer checkpoints smaller, says what was lost, and writes files your tools can load.
+///
+/// MODEL is a directory in Hugging Face layout, a `.gguf` file, a hub id `owner/name[@revision]`, or `tiny`, the small
+/// model that comes with this program. TEXT is a file, `wikitext:FILE` (a WikiText `.raw`, row by row),
+/// `jsonl:FILE#field`, or `heldout`, the text that comes with `tiny`.
+///
+/// Results go to stdout, progress to stderr. Exit codes: 0 done, 2 usage or bad input, 3 a quality gate failed,
+/// 4 would not fit into memory or on disk, 5 the format cannot hold the result, 130 interrupted.
+#[derive(Parser, Debug)]
+#[command(name = "brevity", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Show what a checkpoint holds: stages, shapes, types, sizes. Reads headers only.
+    Inspect(Inspect),
+    /// Make a checkpoint smaller by a recipe and write it to a directory.
+    Compress(Compress),
+    /// Measure a model on a text: perplexity, and divergence from a reference.
+    Eval(Eval),
+    /// Put two models side by side: size, perplexity, KL divergence, top-1 agreement.
+    Compare(Compare),
+    /// Write a checkpoint in another format, without changing what it computes.
+    Export(Export),
+    /// Continue a prompt.
+    Generate(Generate),
+    /// List recipes, show one, or list the methods that recipes are made of.
+    Recipes(Recipes),
+    /// Say what this machine offers: processor features, threads, memory, and the formats and models known.
+    Doctor(Doctor),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff.
+    Man,
+}
+
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// The model.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: String,
+    /// Every weight, not a summary by role.
+    #[arg(long)]
+    pub all: bool,
+    /// Treat an unknown architecture as unrelated weights.
+    #[arg(long)]
+    pub loose: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Compress {
+    /// The model.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: String,
+    /// A recipe of `brevity recipes`, or a YAML file.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub recipe: String,
+    /// The directory to write. It must be empty, new, or hold an unfinished run of the same work, which is then resumed.
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// Change a setting of the recipe: `quantize.rtn.bits=3`, `2.sparsity=0.6` (step by number), `format=native`.
+    #[arg(long = "set", value_name = "STEP.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The format to write, instead of the recipe's.
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Compare before and after on this text when done. `tiny` is compared on `heldout` unless this is `none`.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub text: Option<String>,
+    #[command(flatten)]
+    pub windows: Windows,
+    /// The seed of everything random.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Print the plan - sites, bytes, memory, disk, warnings - and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Throw away what an unfinished run left in the directory.
+    #[arg(long)]
+    pub fresh: bool,
+    /// Treat an unknown architecture as unrelated weights.
+    #[arg(long)]
+    pub loose: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// The model.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: String,
+    /// The text.
+    #[arg(long, default_value = "heldout", value_hint = ValueHint::FilePath)]
+    pub text: String,
+    /// Measures, separated by commas: `perplexity`, `perplexity-llama.cpp`, and with a reference `kl`, `top1`. Default: all
+    /// that apply, but for the second.
+    #[arg(long, value_delimiter = ',')]
+    pub measures: Vec<String>,
+    /// The model to diverge from.
+    #[arg(long, value_hint = ValueHint::AnyPath)]
+    pub reference: Option<String>,
+    #[command(flatten)]
+    pub windows: Windows,
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Compare {
+    /// The model before.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub before: String,
+    /// The model after.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub after: String,
+    /// The text.
+    #[arg(long, default_value = "heldout", value_hint = ValueHint::FilePath)]
+    pub text: String,
+    #[command(flatten)]
+    pub windows: Windows,
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Export {
+    /// The model.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: String,
+    /// The format; `brevity doctor` lists them.
+    #[arg(long)]
+    pub format: String,
+    /// The directory to write.
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub out: PathBuf,
+    /// Throw away what an unfinished run left in the directory.
+    #[arg(long)]
+    pub fresh: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Generate {
+    /// The model.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: String,
+    /// The text to continue.
+    #[arg(long)]
+    pub prompt: String,
+    /// At most so many tokens more.
+    #[arg(long, default_value_t = 64)]
+    pub max_tokens: usize,
+    /// 0 takes the likeliest token; 1 draws from the model's distribution.
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// The seed of the draw.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Recipes {
+    #[command(subcommand)]
+    pub command: Option<RecipesCommand>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum RecipesCommand {
+    /// The recipes that come with the program.
+    List,
+    /// One recipe, as YAML.
+    Show {
+        /// Its name, or a file.
+        name: String,
+    },
+    /// The methods, and their settings.
+    Methods,
+}
+
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a text is cut.
+#[derive(Args, Debug)]
+pub struct Windows {
+    /// Tokens in a window. Default: what the model was made for, at most 2048.
+    #[arg(long)]
+    pub window: Option<usize>,
+    /// Use only so many tokens of the text.
+    #[arg(long, value_name = "TOKENS")]
+    pub limit: Option<usize>,
+}
+
+/// What the machine may give.
+#[derive(Args, Debug)]
+pub struct Machine {
+    /// Threads. Default: one for each core. Results do not depend on it.
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Refuse to start if more memory would be needed: `8GiB`, `700MB`.
+    #[arg(long, value_name = "BYTES", value_parser = crate::units::parse_bytes)]
+    pub max_memory: Option<u64>,
+    /// Arithmetic of the forward pass.
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub dtype: Dtype,
+}
+
+/// Arithmetic of the forward pass.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// f32 for models stored in f32, bf16 for others where the processor has it.
+    Auto,
+    /// Single precision.
+    F32,
+    /// Products of bf16 numbers, summed in single precision.
+    Bf16,
+}
