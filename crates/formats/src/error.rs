@@ -556,6 +556,12 @@ pub enum TensorFault {
         /// Bytes there are.
         has: u64,
     },
+    /// It has no values but an absurd dimension.
+    #[error("shape {shape:?} is too large for no values")]
+    Empty {
+        /// Its dimensions.
+        shape: Vec<u64>,
+    },
     /// It has more dimensions than tensors have.
     #[error("it has {count} dimensions")]
     Dimensions {
