@@ -13,6 +13,8 @@ mod fp8;
 mod gguf;
 mod header;
 mod hf;
+#[cfg(feature = "hub")]
+pub mod hub;
 #[allow(unsafe_code)]
 mod map;
 mod safetensors;
@@ -24,7 +26,7 @@ mod view;
 pub use crate::safetensors::SafetensorsFiles;
 pub use checkpoint::{Checkpoint, Open};
 pub use container::{Container, Raw};
-pub use error::{Error, FileFault, TensorFault, VocabularyFault};
+pub use error::{Error, FileFault, HubFault, TensorFault, VocabularyFault};
 pub use folder::Folder;
 pub use fp8::Fp8;
 pub use gguf::Gguf;
