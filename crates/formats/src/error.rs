@@ -41,6 +41,54 @@ pub enum Error {
         /// The first invalid byte.
         at_byte: u64,
     },
+    /// There is nothing in the directory.
+    #[error("the directory `{}` is empty", path.display())]
+    EmptyDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory has no weights of a kind that is read.
+    #[error("`{}` has no safetensors or GGUF weights{}", path.display(), list(": only ", found))]
+    NoWeights {
+        /// The directory.
+        path: PathBuf,
+        /// Weights of other kinds that are there.
+        found: Vec<String>,
+    },
+    /// The directory has several GGUF files.
+    #[error("`{}` has several GGUF files{}", path.display(), list(": ", files))]
+    ManyGguf {
+        /// The directory.
+        path: PathBuf,
+        /// The files.
+        files: Vec<String>,
+    },
+    /// The directory has several safetensors files and nothing says which belong together.
+    #[error("`{}` has several safetensors files and no index{}", path.display(), list(": ", files))]
+    ManySafetensors {
+        /// The directory.
+        path: PathBuf,
+        /// The files.
+        files: Vec<String>,
+    },
+    /// An index is not the JSON it should be.
+    #[error("`{}` is not a valid index: {what}", file.display())]
+    Index {
+        /// The file.
+        file: PathBuf,
+        /// What the parser says.
+        what: String,
+    },
+    /// A shard is not there.
+    #[error("the shard `{shard}` is missing, which `{}` names{}", named_by.display(), list("; it holds ", tensors))]
+    MissingShard {
+        /// The file that is missing.
+        shard: String,
+        /// The file that asks for it.
+        named_by: PathBuf,
+        /// The tensors in it, if they are known.
+        tensors: Vec<String>,
+    },
     /// A weight file is damaged as a whole.
     #[error("`{}` is damaged: {fault}", file.display())]
     File {
@@ -84,6 +132,18 @@ pub enum Error {
         dtype: String,
         /// Its dimensions.
         shape: Vec<usize>,
+    },
+    /// The scales of an FP8 weight have a shape that does not fit it.
+    #[error("the scales `{scale}` of shape {found:?} do not fit the FP8 weight `{tensor}` of shape {shape:?}")]
+    ScaleShape {
+        /// The weight.
+        tensor: String,
+        /// Its shape.
+        shape: [usize; 2],
+        /// The tensor with the scales.
+        scale: String,
+        /// Its shape.
+        found: Vec<usize>,
     },
     /// A part of a tensor cannot be had.
     #[error("cannot read a part of tensor `{tensor}`: {fault}")]
@@ -206,6 +266,25 @@ impl Error {
             Error::File { .. } | Error::Tensor { .. } => {
                 "the file is cut off or damaged; compare its size with the original and fetch it again".into()
             }
+            Error::EmptyDirectory { .. } => "was the download or the conversion interrupted?".into(),
+            Error::NoWeights { found, .. } if found.is_empty() => {
+                "give the directory that holds model.safetensors (or its shards and index), or a .gguf file".into()
+            }
+            Error::NoWeights { .. } => {
+                "load the model in its own framework and save it as safetensors; with transformers: \
+                 AutoModelForCausalLM.from_pretrained(dir).save_pretrained(new_dir)"
+                    .into()
+            }
+            Error::ManyGguf { .. } => "give the path of one of them".into(),
+            Error::ManySafetensors { .. } => {
+                "keep one of them, or add the model.safetensors.index.json that names them".into()
+            }
+            Error::Index { .. } => "fetch the index again from where the model came from".into(),
+            Error::ScaleShape { .. } => {
+                "scales are one number, one for each row, or one for each block of `weight_block_size` in config.json"
+                    .into()
+            }
+            Error::MissingShard { .. } => "the download is incomplete; fetch the missing file".into(),
             Error::Duplicate { .. } => "remove the file that does not belong to the model".into(),
             _ => return None,
         })
@@ -213,5 +292,16 @@ impl Error {
 
     pub(crate) fn reading(path: &Path, source: io::Error) -> Self {
         Error::Io { doing: "read", path: path.to_owned(), source }
+    }
+}
+
+/// The first few names of a list behind some words, or nothing if there are none.
+fn list(words: &str, names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => String::new(),
+        n if n <= SHOWN => format!("{words}{}", shown.join(", ")),
+        n => format!("{words}{} and {} more", shown.join(", "), n - SHOWN),
     }
 }

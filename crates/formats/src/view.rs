@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use brevity_model::{Code, Expr, Floats, Grid, Group, Leaf, Mask, Rule, Shaped, View, Weight};
+use brevity_model::{Code, Expr, Floats, Grid, Group, Leaf, Mask, Rule, View, Weight};
 
 /// Why a part of a coded tensor cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
