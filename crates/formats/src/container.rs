@@ -33,6 +33,12 @@ pub trait Container: Send + Sync {
         None
     }
 
+    /// Where the weight of a site is, for containers that know it by site: its tensor, form and view in the checkpoint
+    /// that it comes from.
+    fn source_at(&self, _site: &Site, _slot: Slot) -> Option<Source> {
+        None
+    }
+
     /// Names of the stored tensors, sorted.
     fn stored(&self) -> Vec<String>;
 
