@@ -13,6 +13,7 @@ pub struct Folder(Place);
 #[derive(Clone, Debug)]
 enum Place {
     Disk(PathBuf),
+    File { directory: PathBuf, name: String },
     Embedded { name: &'static str, files: &'static [(&'static str, &'static [u8])] },
 }
 
@@ -30,6 +31,20 @@ impl Folder {
         }
     }
 
+    /// A lone file: whatever lies beside it is not there.
+    ///
+    /// # Errors
+    /// If there is no file at this path.
+    pub fn of_file(path: &Path) -> Result<Self, Error> {
+        std::fs::metadata(path).map_err(|source| Error::reading(path, source))?;
+        match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
+            (Some(directory), Some(name)) => {
+                Ok(Folder(Place::File { directory: directory.to_owned(), name: name.to_owned() }))
+            }
+            _ => Err(Error::reading(path, std::io::ErrorKind::InvalidFilename.into())),
+        }
+    }
+
     /// Files that are part of the program, each a name and its bytes; `name` stands for the directory in messages.
     pub fn embedded(name: &'static str, files: &'static [(&'static str, &'static [u8])]) -> Self {
         Folder(Place::Embedded { name, files })
@@ -38,7 +53,7 @@ impl Folder {
     /// The directory, or the name that stands for it.
     pub fn path(&self) -> &Path {
         match &self.0 {
-            Place::Disk(path) => path,
+            Place::Disk(path) | Place::File { directory: path, .. } => path,
             Place::Embedded { name, .. } => Path::new(name),
         }
     }
@@ -53,6 +68,7 @@ impl Folder {
     pub fn list(&self) -> Result<Vec<String>, Error> {
         let mut names = match &self.0 {
             Place::Embedded { files, .. } => files.iter().map(|(name, _)| name.to_string()).collect(),
+            Place::File { name, .. } => vec![name.clone()],
             Place::Disk(path) => {
                 let mut names = Vec::new();
                 list_into(path, "", true, &mut names)?;
@@ -71,21 +87,22 @@ impl Folder {
     /// Bytes of a file, if it is there.
     pub fn size(&self, name: &str) -> Option<u64> {
         match &self.0 {
-            Place::Disk(path) => is_inside(name)
-                .then(|| std::fs::metadata(path.join(name)).ok().filter(|m| m.is_file()))?
-                .map(|m| m.len()),
             Place::Embedded { .. } => self.find(name).map(|bytes| bytes.len() as u64),
+            _ => {
+                let metadata = std::fs::metadata(self.file(name).ok()?).ok()?;
+                metadata.is_file().then_some(metadata.len())
+            }
         }
     }
 
     /// The whole content of a file.
     pub fn read(&self, name: &str) -> Result<Cow<'static, [u8]>, Error> {
         match &self.0 {
-            Place::Disk(_) => {
+            Place::Embedded { .. } => self.find(name).map(Cow::Borrowed).ok_or_else(|| self.missing(name)),
+            _ => {
                 let path = self.file(name)?;
                 std::fs::read(&path).map(Cow::Owned).map_err(|source| Error::reading(&path, source))
             }
-            Place::Embedded { .. } => self.find(name).map(Cow::Borrowed).ok_or_else(|| self.missing(name)),
         }
     }
 
@@ -99,27 +116,27 @@ impl Folder {
     /// The content of a file without reading it.
     pub fn map(&self, name: &str) -> Result<Bytes, Error> {
         match &self.0 {
-            Place::Disk(_) => {
+            Place::Embedded { .. } => self.find(name).map(Bytes::from).ok_or_else(|| self.missing(name)),
+            _ => {
                 let path = self.file(name)?;
                 Bytes::map(&path).map_err(|source| Error::reading(&path, source))
             }
-            Place::Embedded { .. } => self.find(name).map(Bytes::from).ok_or_else(|| self.missing(name)),
         }
     }
 
     /// The path of a file, whose name must not lead out of the directory.
     fn file(&self, name: &str) -> Result<PathBuf, Error> {
-        if is_inside(name) {
-            Ok(self.path().join(name))
-        } else {
-            Err(Error::Outside { file: name.to_owned(), named_by: self.path().to_owned() })
+        match &self.0 {
+            Place::File { name: only, .. } if only != name => Err(self.missing(name)),
+            _ if is_inside(name) => Ok(self.path().join(name)),
+            _ => Err(Error::Outside { file: name.to_owned(), named_by: self.path().to_owned() }),
         }
     }
 
     fn find(&self, name: &str) -> Option<&'static [u8]> {
         match &self.0 {
-            Place::Disk(_) => None,
             Place::Embedded { files, .. } => files.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes),
+            _ => None,
         }
     }
 
@@ -191,6 +208,17 @@ mod tests {
             assert!(matches!(folder.map(name), Err(Error::Outside { .. })), "{name:?}");
             assert!(!folder.has(name));
         }
+    }
+
+    #[test]
+    fn a_lone_file_has_no_neighbours() {
+        let dir = tempfile::tempdir().unwrap();
+        ["a", "b"].iter().for_each(|name| std::fs::write(dir.path().join(name), name).unwrap());
+        let folder = Folder::of_file(&dir.path().join("a")).unwrap();
+        assert_eq!(folder.list().unwrap(), ["a"]);
+        assert_eq!(folder.read_text("a").unwrap(), "a");
+        assert!(!folder.has("b") && folder.map("b").is_err());
+        assert!(Folder::of_file(&dir.path().join("c")).is_err());
     }
 
     #[test]

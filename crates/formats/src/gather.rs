@@ -195,7 +195,12 @@ impl Frame {
             return fail(Why::Uncovered { tensor: whole.tensor.clone() });
         }
         let raw = known.and_then(|container| container.raw(&whole.tensor)).map(|raw| raw.shape.to_vec());
-        let shape = raw.filter(|shape| shape.iter().product::<usize>() == end * columns).unwrap_or(plain);
+        let same = |shape: &Vec<usize>| match shape[..] {
+            [n] => stored == [1, n],
+            [r, c] => stored == [r, c],
+            _ => false,
+        };
+        let shape = raw.filter(same).unwrap_or(plain);
         Ok(Frame { matrix: [end, columns], transposed, shape, rows })
     }
 
