@@ -133,7 +133,7 @@ pub(crate) fn float_dtype(dtype: &str) -> Option<Dtype> {
 pub(crate) fn floats(raw: &Raw<'_>) -> Option<(Dtype, Vec<f32>)> {
     let dtype = float_dtype(raw.dtype)?;
     let values = match dtype {
-        Dtype::F32 => bytemuck::pod_collect_to_vec(raw.bytes),
+        Dtype::F32 => words(raw.bytes),
         Dtype::F16 => words::<half::f16>(raw.bytes).iter().map(|x| x.to_f32()).collect(),
         Dtype::Bf16 => words::<half::bf16>(raw.bytes).iter().map(|x| x.to_f32()).collect(),
         Dtype::F8E4m3 => brevity_model::Floats::F8E4m3(raw.bytes.to_vec()).to_f32(),
@@ -143,7 +143,7 @@ pub(crate) fn floats(raw: &Raw<'_>) -> Option<(Dtype, Vec<f32>)> {
 
 /// Bytes that may lie anywhere as numbers.
 pub(crate) fn words<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<T> {
-    bytemuck::pod_collect_to_vec(bytes)
+    bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
 }
 
 /// Gives the entries that a mask removes the code that reads as zero: the zero point, or the level that is zero.

@@ -11,7 +11,7 @@ use brevity_model::{
 use crate::error::Error;
 use crate::format::{Format, forms, plain_config};
 use crate::gather::{Frame, StageView, Whole, carry_others, others, wholes};
-use crate::tensor::{Tensor, TensorSpec, dtype_bits, dtype_name};
+use crate::tensor::{Tensor, TensorSpec, dtype_name};
 
 /// Plain floats in safetensors files.
 #[derive(Clone, Copy, Debug)]
@@ -119,23 +119,9 @@ pub(crate) fn floats(
         "BF16" => Dtype::Bf16,
         _ => Dtype::F8E4m3,
     };
-    let parts = whole.parts.iter().map(|part| bytes_of(part.item, dtype));
-    let data = match dtype_bits(spec.dtype) {
-        8 => frame.place::<u8>(columns, parts.collect()),
-        16 => place_wide::<2>(&frame, parts),
-        _ => place_wide::<4>(&frame, parts),
-    };
+    let parts = whole.parts.iter().map(|part| bytes_of(part.item, dtype)).collect();
+    let data = frame.place_bytes(dtype.size_bytes(), columns, parts);
     Ok(spec.with(data))
-}
-
-fn place_wide<const N: usize>(frame: &Frame, mut parts: impl Iterator<Item = Vec<u8>>) -> Vec<u8>
-where
-    [u8; N]: Default,
-{
-    let wide = |bytes: Vec<u8>| -> Vec<[u8; N]> { bytemuck::allocation::cast_vec(bytes) };
-    let first = parts.next().map(wide);
-    let parts: Vec<Vec<[u8; N]>> = first.into_iter().chain(parts.map(wide)).collect();
-    bytemuck::allocation::cast_vec(frame.place::<[u8; N]>(frame.matrix[1], parts))
 }
 
 /// The little-endian bytes of a weight as floats of a type.
@@ -145,10 +131,7 @@ fn bytes_of(weight: &Weight, dtype: Dtype) -> Vec<u8> {
     {
         return raw_floats(floats).to_vec();
     }
-    match Floats::from_f32(weight.to_f32(), dtype) {
-        Floats::F8E4m3(bytes) => bytes,
-        floats => raw_floats(&floats).to_vec(),
-    }
+    raw_floats(&Floats::from_f32(weight.to_f32(), dtype)).to_vec()
 }
 
 /// The bytes of floats as they are stored.

@@ -215,27 +215,58 @@ impl Frame {
     }
 
     /// Puts the entries of the parts, each row by row with `columns` entries a row, in their places.
-    pub fn place<T: Copy + Default>(&self, columns: usize, mut parts: Vec<Vec<T>>) -> Vec<T> {
-        let rows = self.matrix[0];
-        if !self.transposed && self.rows.len() == 1 && self.rows[0] == [0..rows] {
+    pub fn place<T: bytemuck::Pod>(&self, columns: usize, mut parts: Vec<Vec<T>>) -> Vec<T> {
+        if self.is_lone() {
             return parts.remove(0);
         }
-        let mut whole = vec![T::default(); rows * columns];
-        for (ranges, part) in self.rows.iter().zip(&parts) {
+        let mut whole = vec![T::zeroed(); self.matrix[0] * columns];
+        let bytes: Vec<&[u8]> = parts.iter().map(|part| bytemuck::cast_slice(part)).collect();
+        self.copy(size_of::<T>(), columns, &bytes, bytemuck::cast_slice_mut(&mut whole));
+        whole
+    }
+
+    /// The same for entries of `width` bytes.
+    pub fn place_bytes(&self, width: usize, columns: usize, mut parts: Vec<Vec<u8>>) -> Vec<u8> {
+        if self.is_lone() {
+            return parts.remove(0);
+        }
+        let mut whole = vec![0; self.matrix[0] * columns * width];
+        let bytes: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        self.copy(width, columns, &bytes, &mut whole);
+        whole
+    }
+
+    /// Whether there is one part, which is the whole as it lies.
+    fn is_lone(&self) -> bool {
+        !self.transposed && self.rows.len() == 1 && self.rows[0] == [0..self.matrix[0]]
+    }
+
+    fn copy(&self, width: usize, columns: usize, parts: &[&[u8]], whole: &mut [u8]) {
+        let (rows, line) = (self.matrix[0], columns * width);
+        for (ranges, part) in self.rows.iter().zip(parts) {
             let mut from = 0;
             for range in ranges {
-                let taken = &part[from * columns..(from + range.len()) * columns];
+                let taken = &part[from * line..(from + range.len()) * line];
                 from += range.len();
                 if !self.transposed {
-                    whole[range.start * columns..range.end * columns].copy_from_slice(taken);
-                } else if columns > 0 {
-                    for (row, values) in range.clone().zip(taken.chunks(columns)) {
-                        values.iter().enumerate().for_each(|(column, &value)| whole[column * rows + row] = value);
+                    whole[range.start * line..range.end * line].copy_from_slice(taken);
+                    continue;
+                }
+                // Tiles, so that neither side is walked in steps of a whole row for long.
+                const TILE: usize = 32;
+                for first_row in (0..range.len()).step_by(TILE) {
+                    for first_column in (0..columns).step_by(TILE) {
+                        for row in first_row..range.len().min(first_row + TILE) {
+                            for column in first_column..columns.min(first_column + TILE) {
+                                let to = (column * rows + range.start + row) * width;
+                                let at = row * line + column * width;
+                                whole[to..to + width].copy_from_slice(&taken[at..at + width]);
+                            }
+                        }
                     }
                 }
             }
         }
-        whole
     }
 }
 

@@ -23,7 +23,6 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use indexmap::IndexMap;
 use serde_json::json;
 
 pub use self::fault::OutputFault;
