@@ -21,21 +21,36 @@
 //! This crate reads no tensor files and runs no model: see `brevity-formats` and `brevity-runtime`.
 #![forbid(unsafe_code)]
 
+mod build;
 mod code;
+mod config;
+mod description;
+mod error;
 mod expr;
 mod form;
+mod layers;
+mod lookup;
+mod loose;
 mod mask;
+mod rope;
 mod site;
 mod source;
+mod stages;
 mod tree;
 mod walk;
 
+pub use build::build;
 pub use code::{Code, Codebook, Dtype, Floats, Grid, Group, Leaf, Rule};
+pub use config::Config;
+pub use description::architectures;
+pub use error::Error;
 pub use expr::{Expr, Shaped};
 pub use form::{BlockKind, CodeForm, Form, LeafForm, MaskForm};
+pub use loose::build_loose;
 pub use mask::Mask;
 pub use site::{ParseSite, Place, Role, Site, Slot};
 pub use source::{Source, View};
+pub use stages::{LoadError, Stages, Tensors};
 pub use tree::{
     Activation, Attention, Block, Embed, Head, Heads, Linear, Loose, Mlp, Model, Norm, NormKind, Reach, Rope,
     RopeStyle, Stage,

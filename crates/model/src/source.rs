@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::form::Form;
+use crate::expr::Expr;
+use crate::form::{Form, LeafForm};
+use crate::site::Slot;
 
 /// Where the bytes of a weight are, and how they are stored there.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,5 +41,80 @@ impl View {
     /// How many rows are taken of a tensor with `rows` rows (after transposition).
     pub fn count(&self, rows: usize) -> usize {
         self.rows.as_ref().map_or(rows, |ranges| ranges.iter().map(|range| range.len()).sum())
+    }
+
+    /// The form of the part of a tensor of form `whole`. A bias is a vector: its ranges count entries.
+    pub fn form(&self, whole: &Form, slot: Slot) -> Form {
+        let turned = if self.transposed { transposed(whole) } else { whole.clone() };
+        match (&self.rows, slot) {
+            (None, _) => turned,
+            (Some(_), Slot::Bias) => {
+                let mut part = turned;
+                let columns = self.count(part.shape()[1]);
+                each_leaf(&mut part, &mut |leaf| leaf.shape[1] = columns);
+                part
+            }
+            (Some(_), Slot::Weight) => {
+                let rows = self.count(turned.shape()[0]);
+                with_rows(turned, rows)
+            }
+        }
+    }
+}
+
+fn each_leaf(form: &mut Form, f: &mut impl FnMut(&mut LeafForm)) {
+    let done = form.for_each_leaf_mut(&mut |leaf| {
+        f(leaf);
+        Ok::<_, std::convert::Infallible>(())
+    });
+    done.unwrap_or_else(|never| match never {});
+}
+
+/// The form of the transpose: `(A B)ᵀ = Bᵀ Aᵀ`.
+fn transposed(form: &Form) -> Form {
+    match form {
+        Expr::Leaf(leaf) => {
+            let [rows, columns] = leaf.shape;
+            Expr::Leaf(LeafForm { shape: [columns, rows], ..leaf.clone() })
+        }
+        Expr::Product(parts) => Form::product(transposed(&parts[1]), transposed(&parts[0])),
+        Expr::Sum(parts) => Form::sum(transposed(&parts[0]), transposed(&parts[1])),
+    }
+}
+
+/// The form of some rows: those of the first factor of a product, those of both terms of a sum.
+fn with_rows(form: Form, rows: usize) -> Form {
+    match form {
+        Expr::Leaf(leaf) => Expr::Leaf(LeafForm { shape: [rows, leaf.shape[1]], ..leaf }),
+        Expr::Product(parts) => {
+            let [a, b] = *parts;
+            Form::product(with_rows(a, rows), b)
+        }
+        Expr::Sum(parts) => {
+            let [a, b] = *parts;
+            Form::sum(with_rows(a, rows), with_rows(b, rows))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::Dtype;
+
+    fn rows(range: Range<usize>) -> Option<Vec<Range<usize>>> {
+        Some(vec![range])
+    }
+
+    #[test]
+    fn a_view_has_the_shape_of_its_part() {
+        let whole = Form::float([4, 6], Dtype::F16);
+        let some = View { transposed: true, rows: Some(vec![0..2, 4..5]) };
+        assert_eq!(some.form(&whole, Slot::Weight).shape(), [3, 4]);
+        let bias = View { transposed: false, rows: rows(1..3) };
+        assert_eq!(bias.form(&Form::float([1, 6], Dtype::F16), Slot::Bias).shape(), [1, 2]);
+        let product = Form::product(Form::float([4, 2], Dtype::F16), Form::float([2, 6], Dtype::F16));
+        assert_eq!(View { transposed: false, rows: rows(0..3) }.form(&product, Slot::Weight).shape(), [3, 6]);
+        assert_eq!(View { transposed: true, rows: None }.form(&product, Slot::Weight).shape(), [6, 4]);
     }
 }
