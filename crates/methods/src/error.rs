@@ -103,6 +103,18 @@ pub enum Error {
         /// The layer.
         site: Site,
     },
+    /// A kernel refused.
+    #[error("cannot apply `{method}` to `{}`: {source}", place(.site, .leaf))]
+    Kernel {
+        /// The method.
+        method: &'static str,
+        /// The layer.
+        site: Site,
+        /// The path of the matrix in the layer's expression.
+        leaf: String,
+        /// What it said.
+        source: brevity_kernels::Error,
+    },
 }
 
 /// A layer, or one factor or term of it: `blocks.0.mlp.up`, `blocks.0.mlp.up/1`.
@@ -142,6 +154,7 @@ impl Error {
             Error::NotFinite { .. } => {
                 Some("the checkpoint is damaged, or overflowed when it was saved; get it again".into())
             }
+            Error::Kernel { source, .. } => source.hint(),
             _ => None,
         }
     }

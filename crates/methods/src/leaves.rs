@@ -1,6 +1,9 @@
 //! Working through the matrices of a weight one by one.
 
-use brevity_model::{Code, CodeForm, Expr, Leaf, LeafForm, Site};
+use std::ops::Range;
+
+use brevity_kernels::cast;
+use brevity_model::{Code, CodeForm, Expr, Floats, Leaf, LeafForm, Site};
 
 use crate::error::{Error, Result};
 
@@ -36,4 +39,30 @@ pub(crate) fn is_rule(form: &LeafForm) -> bool {
 /// Whether a leaf is given by a rule.
 pub(crate) fn is_rule_leaf(leaf: &Leaf) -> bool {
     matches!(leaf.code, Code::Rule(_))
+}
+
+/// Some of the numbers, as singles.
+pub(crate) fn floats(floats: &Floats, range: Range<usize>) -> Vec<f32> {
+    let mut values = vec![0.0; range.len()];
+    match floats {
+        Floats::F32(v) => values.copy_from_slice(&v[range]),
+        Floats::F16(v) => cast::f16_to_f32(&v[range], &mut values),
+        Floats::Bf16(v) => cast::bf16_to_f32(&v[range], &mut values),
+        Floats::F8E4m3(v) => cast::e4m3_to_f32(&v[range], &mut values),
+    }
+    values
+}
+
+/// A few words for how a leaf is coded, for errors.
+pub(crate) fn describe(code: &CodeForm) -> String {
+    match code {
+        CodeForm::Float(dtype) => format!("{dtype:?} floats").to_lowercase(),
+        CodeForm::Grid { bits, levels: None, .. } => format!("a {bits}-bit grid"),
+        CodeForm::Grid { bits, .. } => format!("a {bits}-bit table of levels"),
+        CodeForm::Codebook { .. } => "codes of a codebook".into(),
+        CodeForm::Diagonal => "a diagonal".into(),
+        CodeForm::Permutation => "a permutation".into(),
+        CodeForm::Hadamard => "a Hadamard matrix".into(),
+        CodeForm::Blocks(kind) => format!("{} blocks", kind.name),
+    }
 }

@@ -20,17 +20,21 @@
 //! This crate opens no files and runs no model: it takes and gives `brevity-model`'s layers.
 #![forbid(unsafe_code)]
 
+mod decompose;
 mod error;
 mod leaves;
 mod method;
 mod prune;
+mod quantize;
 mod settings;
 
 use serde_json::Value;
 
+pub use decompose::svd::Svd;
 pub use error::{Error, Result};
 pub use method::{Cx, LinearMethod, Survey, surveyed};
 pub use prune::magnitude::Magnitude;
+pub use quantize::rtn::Rtn;
 pub use settings::Setting;
 
 /// What a method does to a layer.
@@ -60,7 +64,7 @@ pub struct Entry {
 }
 
 /// All methods, in the order in which they make sense in a recipe.
-pub const METHODS: &[Entry] = &[prune::magnitude::ENTRY];
+pub const METHODS: &[Entry] = &[prune::magnitude::ENTRY, decompose::svd::ENTRY, quantize::rtn::ENTRY];
 
 /// The method of a name with settings from JSON, an object or `null`.
 ///
@@ -81,7 +85,8 @@ mod tests {
     #[test]
     fn an_unknown_method_names_the_nearest() {
         let hint = |name| method(name, Value::Null).unwrap_err().hint().unwrap();
-        assert_eq!(hint("prune.magnitude_"), "did you mean `prune.magnitude`?");
-        assert!(hint("x").starts_with("the methods are prune.magnitude"));
+        assert_eq!(hint("quantise.rtn"), "did you mean `quantize.rtn`?");
+        assert_eq!(hint("svd"), "did you mean `decompose.svd`?");
+        assert_eq!(hint("x"), "the methods are prune.magnitude, decompose.svd, quantize.rtn");
     }
 }
