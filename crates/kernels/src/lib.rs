@@ -29,7 +29,7 @@
 //!
 //! norm        rms_norm(x, gain, offset, eps, out)          gain is `offset + gain`: 0 plain, 1 for Gemma
 //!             layer_norm(x, gain, bias: Option<&[f32]>, eps, out)
-//! rope        Layout::{Half, Pairs}   Rope { layout, heads, head_dim, cos, sin }  tables [positions, rot/2]
+//! rope        Layout::{Half, Pairs}   Rope { layout, heads, head_dim, positions, cos, sin }  tables [positions, rot/2]
 //!             rotate(&Rope, tokens, first, x, out)   rotate_in_place(&Rope, tokens, first, x)
 //! activation  Act::{Silu, Gelu, GeluTanh, Relu, QuickGelu, Identity}   Act::eval(x)
 //!             apply(Act, x, out)   apply_mul(Act, gate, up, out)   exp/tanh/erf(x, out)
@@ -69,3 +69,21 @@
 //!             rope(x, rope::Layout, heads, cos: &Tensor, sin: &Tensor, first)
 //!             act(Act, x)   act_mul(Act, gate, up)   softmax(x)   log_softmax(x)   add(a, b)
 //! ```
+
+pub mod activation;
+pub mod bits;
+pub mod cast;
+pub mod cpu;
+pub mod grid;
+pub mod linalg;
+pub mod matmul;
+pub mod norm;
+pub mod rope;
+pub mod softmax;
+
+mod buffer;
+mod error;
+mod math;
+mod parallel;
+
+pub use error::Error;
