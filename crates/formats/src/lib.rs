@@ -19,6 +19,8 @@ mod gather;
 mod gguf;
 mod header;
 mod hf;
+#[cfg(feature = "hub")]
+pub mod hub;
 #[allow(unsafe_code)]
 mod map;
 mod native;
@@ -38,7 +40,7 @@ pub use coded::CodedFault;
 pub use compressed_tensors::{CompressedFiles, CompressedTensors, open as open_compressed_tensors};
 pub use container::{Container, Raw};
 pub use dense::Dense;
-pub use error::{Error, FileFault, TensorFault, VocabularyFault};
+pub use error::{Error, FileFault, HubFault, TensorFault, VocabularyFault};
 pub use folder::Folder;
 pub use format::{FORMATS, Format, format};
 pub use fp8::Fp8;
