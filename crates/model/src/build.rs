@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::config::Config;
-use crate::description::{self, Description, EmbedScale, Fused, Scale, Split, Store};
+use crate::description::{self, Description, EmbedScale, Scale, Split, Store};
 use crate::error::Error;
 use crate::form::Form;
 use crate::layers;
@@ -357,8 +357,8 @@ impl Builder<'_> {
         let site = |role| Site::new(place, role);
         let hidden = Some(self.hidden);
         let (gate, up) = match (&names.gate_up, &names.up) {
-            (Some(fused), _) => {
-                let [gate, up] = self.gate_up(place, under, fused)?;
+            (Some(both), _) => {
+                let [gate, up] = self.gate_up(place, &join(under, both))?;
                 (Some(gate), up)
             }
             (None, Some(up)) => {
@@ -391,10 +391,10 @@ impl Builder<'_> {
         })
     }
 
-    fn gate_up(&mut self, place: Place, under: &str, fused: &Fused) -> Result<[Linear<Source>; 2], Error> {
-        let name = join(under, &fused.tensor);
+    /// Gate and up, which lie one above the other in one tensor.
+    fn gate_up(&mut self, place: Place, name: &str) -> Result<[Linear<Source>; 2], Error> {
         let mut ranges = [None, None];
-        if let Some(whole) = self.fused_form(&name) {
+        if let Some(whole) = self.fused_form(name) {
             let rows = whole.shape()[0];
             if !rows.is_multiple_of(2) {
                 let source = Source { tensor: format!("{name}.weight"), form: whole, view: View::whole() };
@@ -405,8 +405,8 @@ impl Builder<'_> {
         let expected = [None, Some(self.hidden)];
         let [gate, up] = ranges.map(|rows| self.view(rows));
         Ok([
-            self.linear(Site::new(place, Role::Gate), &name, gate, expected)?,
-            self.linear(Site::new(place, Role::Up), &name, up, expected)?,
+            self.linear(Site::new(place, Role::Gate), name, gate, expected)?,
+            self.linear(Site::new(place, Role::Up), name, up, expected)?,
         ])
     }
 

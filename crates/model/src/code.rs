@@ -283,7 +283,7 @@ impl Rule {
             Rule::Hadamard(_) => {
                 let x = 1.0 / (n as f32).sqrt();
                 values.iter_mut().enumerate().for_each(|(at, value)| {
-                    *value = if ((at / n) & (at % n)).count_ones() % 2 == 0 { x } else { -x };
+                    *value = if ((at / n) & (at % n)).count_ones().is_multiple_of(2) { x } else { -x };
                 });
             }
         }

@@ -20,7 +20,7 @@ macro_rules! embed {
 }
 
 embed! {
-    "llama"
+    "bert" "gemma2" "gemma3" "gpt2" "gpt_neo" "gpt_neox" "llama" "mistral" "olmo2" "opt" "phi3" "qwen2" "qwen3" "smollm3"
 }
 
 /// One architecture as a description gives it, for one configuration: inheritance and cases are resolved.
@@ -267,7 +267,7 @@ pub(crate) struct MlpNames {
     #[serde(default)]
     pub up: Option<String>,
     #[serde(default)]
-    pub gate_up: Option<Fused>,
+    pub gate_up: Option<String>,
     pub down: String,
     pub act: Setting,
 }

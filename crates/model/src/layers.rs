@@ -42,10 +42,9 @@ pub(crate) fn reaches(look: &Lookup<'_>, windowed: &[bool]) -> Result<Vec<Reach>
 /// For each block, whether the configuration calls it windowed, even if windows have no size.
 pub(crate) fn windowed(look: &Lookup<'_>, rule: &WindowRule, rotated: &[bool]) -> Result<Vec<bool>, Error> {
     let blocks = rotated.len();
-    if let Some(on) = rule.on.as_ref().and_then(|on| look.setting(on)) {
-        if !on.flag()? {
-            return Ok(vec![false; blocks]);
-        }
+    let on = rule.on.as_ref().and_then(|on| look.setting(on));
+    if !on.map_or(Ok(true), |on| on.flag())? {
+        return Ok(vec![false; blocks]);
     }
     if let Some(listed) = rule.layers.as_ref().and_then(|layers| look.setting(layers)) {
         let flags = kinds(look, &listed)?;

@@ -102,15 +102,19 @@ mod tests {
     use super::*;
     use crate::code::Dtype;
 
+    fn rows(range: Range<usize>) -> Option<Vec<Range<usize>>> {
+        Some(vec![range])
+    }
+
     #[test]
     fn a_view_has_the_shape_of_its_part() {
         let whole = Form::float([4, 6], Dtype::F16);
         let some = View { transposed: true, rows: Some(vec![0..2, 4..5]) };
         assert_eq!(some.form(&whole, Slot::Weight).shape(), [3, 4]);
-        let bias = View { transposed: false, rows: Some(vec![1..3]) };
+        let bias = View { transposed: false, rows: rows(1..3) };
         assert_eq!(bias.form(&Form::float([1, 6], Dtype::F16), Slot::Bias).shape(), [1, 2]);
         let product = Form::product(Form::float([4, 2], Dtype::F16), Form::float([2, 6], Dtype::F16));
-        assert_eq!(View { transposed: false, rows: Some(vec![0..3]) }.form(&product, Slot::Weight).shape(), [3, 6]);
+        assert_eq!(View { transposed: false, rows: rows(0..3) }.form(&product, Slot::Weight).shape(), [3, 6]);
         assert_eq!(View { transposed: true, rows: None }.form(&product, Slot::Weight).shape(), [6, 4]);
     }
 }

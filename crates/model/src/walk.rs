@@ -355,10 +355,18 @@ mod tests {
         let listed: Vec<String> = stage.weights().into_iter().map(|(_, _, w)| w.clone()).collect();
         assert_eq!(listed, ["n.w", "gate.w", "up.w", "up.b", "down.w", "down.b"]);
         let mut mapped = Vec::new();
-        stage.try_map(|_, _, w| Ok::<_, ()>(mapped.push(w.clone()))).unwrap();
+        let copied = stage.try_map(|_, _, w| {
+            mapped.push(w.clone());
+            Ok::<_, ()>(w.clone())
+        });
+        assert_eq!(copied.as_ref(), Ok(&stage));
         assert_eq!(mapped, listed);
         let mut mutated = Vec::new();
-        stage.try_for_each_mut(|_, _, w| Ok::<_, ()>(mutated.push(w.clone()))).unwrap();
+        let visited = stage.try_for_each_mut(|_, _, w| {
+            mutated.push(w.clone());
+            Ok::<_, ()>(())
+        });
+        assert_eq!(visited, Ok(()));
         assert_eq!(mutated, listed);
         let linears: Vec<Role> = stage.linears_mut().into_iter().map(|(role, _)| role).collect();
         assert_eq!(linears, [Role::Gate, Role::Up, Role::Down]);

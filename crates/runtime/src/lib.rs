@@ -1,1 +1,38 @@
-//! Running models, resident and streamed
+//! Running models: one forward pass over the typed tree, streamed or resident.
+//!
+//! [`Forward`] runs the parts of a model (embedding, block, head) over candle tensors. It is generic in how a weight
+//! is stored: [`Prepare`] turns a `Stage<Weight>` into a `Stage<Applied>`, where each [`Applied`] weight follows
+//! the expression that it came from. Around it are two ways to run a whole model:
+//!
+//! * streamed, for evaluation: [`run_streamed`] loads one stage at a time, takes all windows through it and drops it,
+//!   so that memory holds one stage and the hidden states, whatever the size of the model;
+//! * resident, for generation: [`Resident`] keeps all stages and a [`Cache`] of keys and values; [`generate`]
+//!   continues a text.
+//!
+//! Results depend neither on how windows are batched nor on the number of threads. This crate reads no files (see
+//! `brevity-formats`) and rewrites no weights (see `brevity-methods`).
+#![forbid(unsafe_code)]
+
+mod applied;
+mod cache;
+mod error;
+mod forward;
+mod generate;
+mod prepare;
+mod read;
+mod resident;
+mod stream;
+mod streamed;
+mod table;
+
+pub use applied::Applied;
+pub use brevity_kernels::ops::Compute;
+pub use cache::{Cache, Kv};
+pub use error::{Error, Result};
+pub use forward::Forward;
+pub use generate::{Sampling, generate};
+pub use prepare::{Keep, Prepare};
+pub use resident::Resident;
+pub use stream::Stream;
+pub use streamed::{Chunk, Progress, StreamOptions, Visit, Watch, run_streamed, run_streamed_pair};
+pub use table::Table;

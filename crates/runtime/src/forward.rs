@@ -1,0 +1,284 @@
+//! The forward pass: embedding, block, head, over candle tensors `[batch, tokens, features]`.
+
+use std::sync::Mutex;
+
+use brevity_kernels::activation::Act;
+use brevity_kernels::attention;
+use brevity_kernels::ops::{self, Compute};
+use brevity_kernels::rope::Layout;
+use brevity_model::{
+    Activation, Attention, Block, Embed, Head, Linear, Mlp, Norm, NormKind, Reach, Rope, RopeStyle,
+};
+use candle_core::{Device, Tensor};
+
+use crate::applied::Applied;
+use crate::cache::Kv;
+use crate::error::{Error, Result};
+
+/// Runs the parts of a model. It holds the arithmetic, the device, and the tables that layers share.
+#[derive(Debug)]
+pub struct Forward {
+    compute: Compute,
+    device: Device,
+    turns: Mutex<Vec<Turns>>,
+}
+
+/// Cosines and sines of one kind of rotary embedding.
+#[derive(Clone, Debug)]
+struct Turns {
+    inv_freq: Vec<f32>,
+    amplitude: f32,
+    /// `[positions, pairs]`.
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Forward {
+    /// On the processor.
+    pub fn new(compute: Compute) -> Self {
+        Forward::on(Device::Cpu, compute)
+    }
+
+    /// On any device.
+    pub fn on(device: Device, compute: Compute) -> Self {
+        Forward { compute, device, turns: Mutex::default() }
+    }
+
+    /// The arithmetic of products.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// Where the tensors are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// From ids to activations, `[batch, tokens, hidden]`. `ids` holds `batch` sequences of one length, one behind
+    /// the other; their first token is at position `first`.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if there are not enough learned positions. Ids must be rows of the token table.
+    pub fn embed(&self, embed: &Embed<Applied>, ids: &[u32], batch: usize, first: usize) -> Result<Tensor> {
+        let tokens = ids.len() / batch;
+        let mut x = embed.tokens.weight.table()?.rows(ids, &self.device)?;
+        if let Some(bias) = &embed.tokens.bias {
+            x = x.broadcast_add(bias.vector()?)?;
+        }
+        if embed.scale != 1.0 {
+            x = (x * f64::from(embed.scale))?;
+        }
+        if let Some(project) = &embed.project {
+            x = self.linear(project, &x)?;
+        }
+        let width = x.dims()[1];
+        let mut x = x.reshape((batch, tokens, width))?;
+        if let Some(positions) = &embed.positions {
+            let table = positions.table()?;
+            let known = table.shape()[0].saturating_sub(embed.position_offset);
+            if first + tokens > known {
+                return Err(Error::Length { tokens: first + tokens, positions: known });
+            }
+            let start = embed.position_offset + first;
+            let at: Vec<u32> = (start..start + tokens).map(|position| position as u32).collect();
+            x = x.broadcast_add(&table.rows(&at, &self.device)?)?;
+        }
+        if let Some(types) = &embed.types {
+            x = x.broadcast_add(&types.table()?.rows(&[0], &self.device)?)?;
+        }
+        self.norm(&embed.norm, x)
+    }
+
+    /// One block. With `past`, `x` are the tokens behind those in it, and their keys and values are appended.
+    /// `lengths` says how many tokens of each padded sequence are real.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn block(
+        &self,
+        block: &Block<Applied>,
+        x: &Tensor,
+        lengths: Option<&[usize]>,
+        past: Option<&mut Kv>,
+    ) -> Result<Tensor> {
+        let attend = |attn: &Attention<Applied>| -> Result<Tensor> {
+            let y = self.norm(&attn.before, x.clone())?;
+            let y = self.attention(attn, &y, lengths, past)?;
+            self.norm(&attn.after, y)
+        };
+        let mix = |mlp: &Mlp<Applied>, x: &Tensor| -> Result<Tensor> {
+            let y = self.norm(&mlp.before, x.clone())?;
+            let y = self.mlp(mlp, &y)?;
+            self.norm(&mlp.after, y)
+        };
+        let mut out = x.clone();
+        if let Some(attn) = &block.attn {
+            out = self.norm(&attn.sum, ops::add(&out, &attend(attn)?)?)?;
+        }
+        if let Some(mlp) = &block.mlp {
+            let y = mix(mlp, if block.parallel { x } else { &out })?;
+            out = self.norm(&mlp.sum, ops::add(&out, &y)?)?;
+        }
+        Ok(out)
+    }
+
+    /// From activations to logits, `[.., vocabulary]`. `table` is the token table, made ready for products, for
+    /// models whose head has no table of its own.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if there is no table, or if shapes do not fit.
+    pub fn head(&self, head: &Head<Applied>, table: Option<&Applied>, x: &Tensor) -> Result<Tensor> {
+        let mut x = self.norm(&head.norm, x.clone())?;
+        if let Some(project) = &head.project {
+            x = self.linear(project, &x)?;
+        }
+        let logits = match (&head.out, table) {
+            (Some(out), _) => self.linear(out, &x)?,
+            (None, Some(table)) => table.apply(&x, None)?,
+            (None, None) => return Err(Error::Missing { what: "output table" }),
+        };
+        Ok(match head.softcap {
+            Some(cap) => ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?,
+            None => logits,
+        })
+    }
+
+    /// A norm, if there is one.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn norm(&self, norm: &Option<Norm<Applied>>, x: Tensor) -> Result<Tensor> {
+        let Some(norm) = norm else { return Ok(x) };
+        let gain = norm.gain.vector()?;
+        let bias = norm.bias.as_ref().map(Applied::vector).transpose()?;
+        let rms = |offset| -> Result<Tensor> {
+            let y = ops::rms_norm(&x, gain, offset, norm.eps)?;
+            Ok(match bias {
+                Some(bias) => y.broadcast_add(bias)?,
+                None => y,
+            })
+        };
+        match norm.kind {
+            NormKind::Rms => rms(0.0),
+            NormKind::RmsPlusOne => rms(1.0),
+            NormKind::Layer => Ok(ops::layer_norm(&x, gain, bias, norm.eps)?),
+        }
+    }
+
+    fn linear(&self, linear: &Linear<Applied>, x: &Tensor) -> Result<Tensor> {
+        let bias = linear.bias.as_ref().map(Applied::vector).transpose()?;
+        linear.weight.apply(x, bias)
+    }
+
+    /// Attention of normed activations, with its output projection.
+    fn attention(
+        &self,
+        attn: &Attention<Applied>,
+        x: &Tensor,
+        lengths: Option<&[usize]>,
+        past: Option<&mut Kv>,
+    ) -> Result<Tensor> {
+        let heads = &attn.heads;
+        let first = past.as_ref().map_or(0, |past| past.len());
+        let turned = |part: &Linear<Applied>, norm: &Option<Norm<Applied>>| -> Result<Tensor> {
+            let y = self.linear(part, x)?; // [batch, tokens, heads * qk_dim]
+            let y = self.head_norm(norm, y, heads.qk_dim)?;
+            match &heads.rope {
+                Some(rope) => self.rotate(rope, &y, heads.qk_dim, first),
+                None => Ok(y),
+            }
+        };
+        let q = turned(&attn.q, &attn.q_norm)?;
+        let mut k = turned(&attn.k, &attn.k_norm)?;
+        let mut v = self.linear(&attn.v, x)?;
+        if let Some(past) = past {
+            (k, v) = past.append(&k, &v)?;
+        }
+        let spec = attention::Spec {
+            kv_of: &heads.kv_of,
+            kv_heads: k.dims()[2] / heads.qk_dim.max(1),
+            qk_dim: heads.qk_dim,
+            v_dim: heads.v_dim,
+            scale: heads.scale,
+            reach: match heads.reach {
+                Reach::Causal => attention::Reach::Causal,
+                Reach::Both => attention::Reach::Both,
+                Reach::Window(keys) => attention::Reach::Window(keys),
+            },
+            softcap: heads.softcap,
+        };
+        let mixed = ops::attention(&spec, self.compute, &q, &k, &v, lengths)?;
+        self.linear(&attn.o, &mixed)
+    }
+
+    /// The norm of queries or keys: of each head, or of all together, as the width of its gain says.
+    fn head_norm(&self, norm: &Option<Norm<Applied>>, x: Tensor, head: usize) -> Result<Tensor> {
+        let width = match norm {
+            None => return Ok(x),
+            Some(norm) => norm.gain.vector()?.elem_count(),
+        };
+        let (batch, tokens, all) = x.dims3()?;
+        if width == all || width != head {
+            return self.norm(norm, x);
+        }
+        let heads = x.reshape((batch, tokens, all / head, head))?;
+        Ok(self.norm(norm, heads)?.reshape((batch, tokens, all))?)
+    }
+
+    fn rotate(&self, rope: &Rope, x: &Tensor, head: usize, first: usize) -> Result<Tensor> {
+        let (_, tokens, width) = x.dims3()?;
+        let turns = self.turns(rope, first + tokens)?;
+        let layout = match rope.style {
+            RopeStyle::Half => Layout::Half,
+            RopeStyle::Pairs => Layout::Pairs,
+        };
+        Ok(ops::rope(x, layout, width / head, &turns.cos, &turns.sin, first)?)
+    }
+
+    /// Cosines and sines for at least so many positions, made once for all layers that turn alike.
+    fn turns(&self, rope: &Rope, positions: usize) -> Result<Turns> {
+        let mut known = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let same = |turns: &Turns| turns.inv_freq == rope.inv_freq && turns.amplitude == rope.amplitude;
+        let at = known.iter().position(same);
+        if let Some(at) = at {
+            if known[at].cos.dims()[0] >= positions {
+                return Ok(known[at].clone());
+            }
+            known.swap_remove(at);
+        }
+        let rows = positions.next_power_of_two();
+        let pairs = rope.inv_freq.len();
+        // The angle is a single, as in the reference implementations; its cosine is exact to the last bit or so.
+        let angle = |i: usize| f64::from((i / pairs) as f32 * rope.inv_freq[i % pairs]);
+        let table = |f: fn(f64) -> f64| -> Result<Tensor> {
+            let values: Vec<f32> = (0..rows * pairs).map(|i| f(angle(i)) as f32 * rope.amplitude).collect();
+            Ok(Tensor::from_vec(values, (rows, pairs), &self.device)?)
+        };
+        let turns = Turns {
+            inv_freq: rope.inv_freq.clone(),
+            amplitude: rope.amplitude,
+            cos: table(f64::cos)?,
+            sin: table(f64::sin)?,
+        };
+        known.push(turns.clone());
+        Ok(turns)
+    }
+
+    /// The MLP of normed activations.
+    fn mlp(&self, mlp: &Mlp<Applied>, x: &Tensor) -> Result<Tensor> {
+        let act = match mlp.act {
+            Activation::Silu => Act::Silu,
+            Activation::Gelu => Act::Gelu,
+            Activation::GeluTanh => Act::GeluTanh,
+            Activation::QuickGelu => Act::QuickGelu,
+            Activation::Relu => Act::Relu,
+        };
+        let up = self.linear(&mlp.up, x)?;
+        let middle = match &mlp.gate {
+            Some(gate) => ops::act_mul(act, &self.linear(gate, x)?, &up)?,
+            None => ops::act(act, &up)?,
+        };
+        drop(up);
+        self.linear(&mlp.down, &middle)
+    }
+}

@@ -1,0 +1,197 @@
+//! From weights as they are stored to weights as they are applied.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use brevity_kernels::cast;
+use brevity_kernels::grid;
+use brevity_kernels::matmul::PackedBf16;
+use brevity_kernels::ops::{Compute, Prepared};
+use brevity_kernels::packed::PackedGrid;
+use brevity_model::{Code, Expr, Floats, Grid, Group, Leaf, Role, Rule, Slot, Stage, Weight};
+use candle_core::{Device, Tensor};
+
+use crate::applied::Applied;
+use crate::error::{Error, Result};
+use crate::table::Table;
+
+/// What becomes of weights on a grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// They are decoded: fastest over many rows, for a stage that is used and dropped.
+    Decoded,
+    /// They are kept packed and decoded where they are multiplied: smallest, for a model that stays.
+    Packed,
+}
+
+/// How weights are made ready.
+#[derive(Clone, Debug)]
+pub struct Prepare {
+    /// The arithmetic of products.
+    pub compute: Compute,
+    /// Where the tensors are.
+    pub device: Device,
+    /// What becomes of weights on a grid.
+    pub keep: Keep,
+}
+
+impl Prepare {
+    /// For the processor, with grids decoded.
+    pub fn new(compute: Compute) -> Self {
+        Prepare { compute, device: Device::Cpu, keep: Keep::Decoded }
+    }
+
+    /// A stage ready to run, without changing the weights.
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    pub fn stage(&self, stage: &Stage<Weight>) -> Result<Stage<Applied>> {
+        stage.try_map(|role, slot, weight| self.weight(&role, slot, weight.clone()))
+    }
+
+    /// A stage ready to run; each weight is freed as soon as it has been made ready.
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    pub fn stage_owned(&self, mut stage: Stage<Weight>) -> Result<Stage<Applied>> {
+        let mut ready = VecDeque::new();
+        stage.try_for_each_mut(|role, slot, weight| {
+            let empty = Weight::float([0, 0], Floats::F32(Vec::new()));
+            ready.push_back(self.weight(&role, slot, std::mem::replace(weight, empty))?);
+            Ok::<_, Error>(())
+        })?;
+        stage.try_map(|_, _, _| Ok(ready.pop_front().expect("both walks visit the same weights")))
+    }
+
+    /// A matrix that rows of activations are multiplied with.
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    pub fn matrix(&self, weight: Weight) -> Result<Applied> {
+        let both = |parts: Box<[Weight; 2]>| -> Result<Box<[Applied; 2]>> {
+            let [a, b] = *parts;
+            Ok(Box::new([self.matrix(a)?, self.matrix(b)?]))
+        };
+        match weight {
+            Expr::Leaf(leaf) => self.leaf(leaf),
+            Expr::Product(factors) => Ok(Applied::Product(both(factors)?)),
+            Expr::Sum(terms) => Ok(Applied::Sum(both(terms)?)),
+        }
+    }
+
+    fn weight(&self, role: &Role, slot: Slot, weight: Weight) -> Result<Applied> {
+        match (slot, role) {
+            (Slot::Bias, _) => self.vector(&weight),
+            (_, Role::Tokens | Role::Positions | Role::Types) => Ok(Applied::Table(Table::new(weight, &self.device)?)),
+            (_, role) if is_norm(role) => self.vector(&weight),
+            _ => self.matrix(weight),
+        }
+    }
+
+    fn vector(&self, weight: &Weight) -> Result<Applied> {
+        let values = weight.to_f32();
+        let count = values.len();
+        Ok(Applied::Vector(Tensor::from_vec(values, count, &self.device)?))
+    }
+
+    fn leaf(&self, leaf: Leaf) -> Result<Applied> {
+        let [outputs, inputs] = leaf.shape;
+        Ok(match (&leaf.code, &leaf.mask) {
+            (Code::Rule(Rule::Diagonal(d)), None) => {
+                Applied::Diagonal(Tensor::from_slice(d, d.len(), &self.device)?)
+            }
+            (Code::Rule(Rule::Permutation(p)), None) => {
+                Applied::Permutation(Tensor::from_slice(p, p.len(), &self.device)?)
+            }
+            (Code::Rule(Rule::Hadamard(n)), None) => Applied::Hadamard(*n),
+            (Code::Float(Floats::Bf16(values)), None) if self.compute == Compute::Bf16 && self.device.is_cpu() => {
+                Applied::Matrix(Prepared::Bf16(Arc::new(PackedBf16::from_bf16(values, outputs, inputs))))
+            }
+            (Code::Grid(grid), _) if self.keep == Keep::Packed && self.device.is_cpu() => {
+                match packed(grid, &leaf) {
+                    Some(packed) => Applied::Matrix(Prepared::Grid(Arc::new(packed), self.compute)),
+                    None => self.dense(leaf)?,
+                }
+            }
+            _ => self.dense(leaf)?,
+        })
+    }
+
+    fn dense(&self, leaf: Leaf) -> Result<Applied> {
+        let (rows, columns) = (leaf.shape[0], leaf.shape[1]);
+        let tensor = Tensor::from_vec(decode(leaf), (rows, columns), &self.device)?;
+        Ok(Applied::Matrix(Prepared::dense(&tensor, self.compute)?))
+    }
+}
+
+/// Whether a role is a vector.
+fn is_norm(role: &Role) -> bool {
+    use Role::*;
+    let norms = [EmbedNorm, AttnBefore, AttnAfter, AttnSum, QNorm, KNorm, MlpBefore, MlpAfter, MlpSum, HeadNorm];
+    norms.contains(role)
+}
+
+/// The values of a leaf as singles, without a copy where they are singles already.
+fn decode(leaf: Leaf) -> Vec<f32> {
+    let mut values = match leaf.code {
+        Code::Float(Floats::F32(values)) => values,
+        Code::Float(Floats::Bf16(bits)) => {
+            let mut values = vec![0.0; bits.len()];
+            cast::bf16_to_f32(&bits, &mut values);
+            values
+        }
+        code => Leaf { code, shape: leaf.shape, mask: None }.to_f32(),
+    };
+    if let Some(mask) = &leaf.mask {
+        mask.apply(&mut values);
+    }
+    values
+}
+
+/// A grid in the packed form of the kernels, if they have one for it. Removed entries get the code of zero.
+fn packed(grid: &Grid, leaf: &Leaf) -> Option<PackedGrid> {
+    let group = match grid.group {
+        Group::Tensor => grid::Group::Tensor,
+        Group::Channel => grid::Group::Row,
+        Group::Columns(size) => grid::Group::Size(size),
+    };
+    let codes = match &leaf.mask {
+        None => None,
+        Some(mask) => {
+            let mut codes = grid.codes.clone();
+            let level = grid.levels.as_ref().map(|levels| levels.iter().position(|&level| level == 0.0));
+            for (i, code) in codes.iter_mut().enumerate().filter(|&(i, _)| !mask.keeps(i)) {
+                *code = match (level, &grid.zeros) {
+                    (Some(level), _) => u8::try_from(level?).ok()?,
+                    (None, None) => 1 << (grid.bits - 1),
+                    (None, Some(zeros)) => zeros[scale_of(grid.group, leaf.shape, i)],
+                };
+            }
+            Some(codes)
+        }
+    };
+    let codes = codes.as_ref().unwrap_or(&grid.codes);
+    let scales = grid::Scales { scales: grid.scales.clone(), zeros: grid.zeros.clone() };
+    match &grid.levels {
+        None => {
+            let spec = grid::Spec {
+                bits: grid.bits.into(),
+                group,
+                symmetric: grid.zeros.is_none(),
+                range: grid::Range::MinMax,
+                scale: grid::ScaleType::F32,
+                ragged: true,
+            };
+            PackedGrid::new(&spec, &scales, codes, leaf.shape).ok()
+        }
+        Some(levels) => PackedGrid::from_levels(levels, group, &scales.scales, codes, leaf.shape).ok(),
+    }
+}
+
+/// Which scale entry `i` has.
+fn scale_of(group: Group, shape: [usize; 2], i: usize) -> usize {
+    match group {
+        Group::Tensor => 0,
+        _ => i / shape[1] * group.scales(shape)[1] + i % shape[1] / group.columns(shape[1]),
+    }
+}

@@ -1,0 +1,130 @@
+//! A model that stays in memory, for generation and for hidden states.
+
+use brevity_kernels::ops::Compute;
+use brevity_model::{Place, Stage, Stages};
+use candle_core::Tensor;
+
+use crate::applied::Applied;
+use crate::cache::Cache;
+use crate::error::{Error, Result};
+use crate::forward::Forward;
+use crate::prepare::{Keep, Prepare};
+use crate::stream::{check_finite, check_ids};
+use crate::streamed::{load, places, tied};
+
+/// A model whose weights are all made ready; grids stay packed.
+#[derive(Debug)]
+pub struct Resident {
+    forward: Forward,
+    stages: Vec<(Place, Stage<Applied>)>,
+    /// The token table as an output table, if the head has none of its own.
+    table: Option<Applied>,
+    vocabulary: usize,
+    context: Option<usize>,
+}
+
+impl Resident {
+    /// Loads all stages of a model.
+    ///
+    /// # Errors
+    /// If a stage cannot be read or made ready.
+    pub fn load(stages: &dyn Stages, compute: Compute) -> Result<Self> {
+        let prepare = Prepare { keep: Keep::Packed, ..Prepare::new(compute) };
+        let model = stages.model();
+        let mut ready = Vec::new();
+        for (n, place) in places(model) {
+            ready.push((place, prepare.stage_owned(load(stages, n)?).map_err(|e| e.at(place))?));
+            stages.release(n);
+        }
+        let table = if model.is_tied() { Some(tied(&prepare, stages)?) } else { None };
+        let forward = Forward::new(compute);
+        Ok(Resident { forward, stages: ready, table, vocabulary: model.vocabulary, context: model.context })
+    }
+
+    /// Rows of the token table.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// The longest input that the model was made for, if it says.
+    pub fn context(&self) -> Option<usize> {
+        self.context
+    }
+
+    /// An empty cache for this model.
+    pub fn cache(&self) -> Cache {
+        Cache::new(self.stages.len())
+    }
+
+    /// Logits behind the last of `ids`, `[vocabulary]`; the tokens follow those in the cache and are added to it.
+    ///
+    /// # Errors
+    /// [`Error::Token`], [`Error::Empty`], [`Error::NonFinite`], [`Error::Missing`] if the model has no head.
+    pub fn forward(&self, ids: &[u32], cache: &mut Cache) -> Result<Tensor> {
+        let x = self.run(ids, Some(cache))?;
+        let logits = self.head(&x.get(0)?.narrow(0, ids.len() - 1, 1)?.contiguous()?)?;
+        Ok(logits.get(0)?)
+    }
+
+    /// Logits behind each of `ids`, `[ids, vocabulary]`.
+    ///
+    /// # Errors
+    /// As [`Resident::forward`].
+    pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
+        let x = self.run(ids, None)?;
+        self.head(&x.get(0)?)
+    }
+
+    /// Hidden states of `ids`, `[ids, hidden]`: what the last block returns, behind the last norm if there is one.
+    ///
+    /// # Errors
+    /// As [`Resident::forward`], but no head is needed.
+    pub fn hidden(&self, ids: &[u32]) -> Result<Tensor> {
+        let x = self.run(ids, None)?;
+        let norm = self.stages.iter().find_map(|(_, stage)| match stage {
+            Stage::Head(head) => Some(&head.norm),
+            _ => None,
+        });
+        let x = match norm {
+            Some(norm) => self.forward.norm(norm, x).map_err(|e| e.at(Place::Head))?,
+            None => x,
+        };
+        Ok(x.get(0)?)
+    }
+
+    fn head(&self, x: &Tensor) -> Result<Tensor> {
+        let head = self.stages.iter().find_map(|(_, stage)| match stage {
+            Stage::Head(head) => Some(head),
+            _ => None,
+        });
+        let head = head.ok_or(Error::Missing { what: "head" })?;
+        let logits = self.forward.head(head, self.table.as_ref(), x).map_err(|e| e.at(Place::Head))?;
+        check_finite(&logits, Place::Head, 0)?;
+        Ok(logits)
+    }
+
+    /// Through the embedding and all blocks, `[1, ids, hidden]`.
+    fn run(&self, ids: &[u32], mut cache: Option<&mut Cache>) -> Result<Tensor> {
+        check_ids(ids, self.vocabulary, 0)?;
+        let first = cache.as_ref().map_or(0, |cache| cache.len);
+        let mut x = None;
+        for (n, (place, stage)) in self.stages.iter().enumerate() {
+            let y = match (stage, &x) {
+                (Stage::Embed(embed), _) => self.forward.embed(embed, ids, 1, first),
+                (Stage::Block(block), Some(x)) => {
+                    let past = cache.as_mut().map(|cache| &mut cache.layers[n]);
+                    self.forward.block(block, x, None, past)
+                }
+                (Stage::Block(_), None) => Err(Error::Missing { what: "embedding in front of its blocks" }),
+                (Stage::Head(_) | Stage::Loose(_), _) => continue,
+            };
+            let y = y.map_err(|e| e.at(*place))?;
+            check_finite(&y, *place, 0)?;
+            x = Some(y);
+        }
+        if let Some(cache) = cache {
+            cache.len += ids.len();
+        }
+        x.ok_or(Error::Missing { what: "embedding" })
+    }
+}
