@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use brevity_model::Site;
 
+use crate::coded::CodedFault;
+use crate::output::OutputFault;
+use crate::unholdable::Why;
 use crate::view::ViewFault;
 
 /// Why a checkpoint cannot be read or written.
@@ -292,6 +295,32 @@ pub enum Error {
         tensor: String,
         /// Why not.
         fault: ViewFault,
+    },
+    /// The tensors of a coded weight do not fit each other, or what is said about them.
+    #[error("cannot read the coded weight `{tensor}`: {fault}")]
+    Coded {
+        /// The weight.
+        tensor: String,
+        /// What is wrong with it.
+        fault: CodedFault,
+    },
+    /// The format has no way to say this.
+    #[error("the format `{format}` cannot hold `{site}`: {why}")]
+    Unholdable {
+        /// The format.
+        format: &'static str,
+        /// The weight.
+        site: Site,
+        /// Why not.
+        why: Why,
+    },
+    /// An output directory, or a file in it, cannot be used or finished.
+    #[error("cannot write `{}`: {fault}", path.display())]
+    Output {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: OutputFault,
     },
 }
 
@@ -674,6 +703,12 @@ impl Error {
             }
             Error::MissingShard { .. } => "the download is incomplete; fetch the missing file".into(),
             Error::Duplicate { .. } => "remove the file that does not belong to the model".into(),
+            Error::Unholdable { why, .. } => return why.hint(),
+            Error::Output { fault, .. } => return fault.hint().map(str::to_owned),
+            Error::Coded { fault: CodedFault::Unsupported { .. } | CodedFault::Unknown, .. } => {
+                "convert the checkpoint to plain floats with the tool that made it".into()
+            }
+            Error::Coded { .. } => "fetch the checkpoint again; a file or `config.json` may be of another version".into(),
             _ => return None,
         })
     }

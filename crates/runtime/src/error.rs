@@ -88,7 +88,9 @@ impl Error {
     /// What the reader can do about it, if we know.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Token { .. } => Some("the tokenizer does not belong to this model, or tokens were added to it".into()),
+            Error::Token { .. } => {
+                Some("the tokenizer does not belong to this model, or tokens were added to it".into())
+            }
             Error::Length { positions, .. } => Some(format!("use windows of at most {positions} tokens")),
             Error::NonFinite { .. } => {
                 Some("a weight may be damaged; in 16-bit formats a value may have left the range of the type".into())

@@ -6,9 +6,7 @@ use brevity_kernels::activation::Act;
 use brevity_kernels::attention;
 use brevity_kernels::ops::{self, Compute};
 use brevity_kernels::rope::Layout;
-use brevity_model::{
-    Activation, Attention, Block, Embed, Head, Linear, Mlp, Norm, NormKind, Reach, Rope, RopeStyle,
-};
+use brevity_model::{Activation, Attention, Block, Embed, Head, Linear, Mlp, Norm, NormKind, Reach, Rope, RopeStyle};
 use candle_core::{Device, Tensor};
 
 use crate::applied::Applied;
