@@ -1,0 +1,185 @@
+use super::*;
+use crate::buffer::Shared;
+
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+struct Case {
+    kv_of: Vec<u16>,
+    kv_heads: usize,
+    qk_dim: usize,
+    v_dim: usize,
+    reach: Reach,
+    softcap: Option<f32>,
+    batch: usize,
+    queries: usize,
+    keys: usize,
+    lengths: Option<Vec<usize>>,
+}
+
+impl Case {
+    fn new(kv_of: &[u16], qk_dim: usize, v_dim: usize, queries: usize, keys: usize) -> Self {
+        Case {
+            kv_of: kv_of.to_vec(),
+            kv_heads: kv_of.iter().max().map_or(1, |g| *g as usize + 1),
+            qk_dim,
+            v_dim,
+            reach: Reach::Causal,
+            softcap: None,
+            batch: 1,
+            queries,
+            keys,
+            lengths: None,
+        }
+    }
+
+    fn spec(&self) -> Spec<'_> {
+        Spec {
+            kv_of: &self.kv_of,
+            kv_heads: self.kv_heads,
+            qk_dim: self.qk_dim,
+            v_dim: self.v_dim,
+            scale: 1.7 / (self.qk_dim.max(1) as f32).sqrt(),
+            reach: self.reach,
+            softcap: self.softcap,
+        }
+    }
+
+    fn tokens(&self) -> Tokens<'_> {
+        Tokens { batch: self.batch, queries: self.queries, keys: self.keys, key_lengths: self.lengths.as_deref() }
+    }
+
+    fn inputs(&self) -> [Vec<f32>; 3] {
+        let (s, b) = (self.spec(), self.batch);
+        let mut q = numbers(b * self.queries * s.q_width(), 1);
+        q.iter_mut().for_each(|x| *x *= 3.0);
+        [q, numbers(b * self.keys * s.k_width(), 2), numbers(b * self.keys * s.v_width(), 3)]
+    }
+
+    fn run(&self, f: impl Fn(&Spec<'_>, &Tokens<'_>, &[f32], &[f32], &[f32], &mut [f32])) -> Vec<f32> {
+        let [q, k, v] = self.inputs();
+        let mut out = vec![f32::NAN; self.batch * self.queries * self.spec().out_width()];
+        f(&self.spec(), &self.tokens(), &q, &k, &v, &mut out);
+        out
+    }
+}
+
+type Attend = fn(&Spec<'_>, &Tokens<'_>, &[f32], &[f32], &[f32], &mut [f32]);
+
+fn cases() -> Vec<Case> {
+    let mut all = vec![
+        Case::new(&[0], 1, 1, 1, 1),
+        Case::new(&[0, 0, 0, 1, 1, 1], 64, 64, 200, 200),
+        Case::new(&[1, 0, 1, 2, 2], 17, 9, 67, 67),
+        Case::new(&[0, 1], 32, 48, 10, 300),
+        Case::new(&[0, 1], 80, 80, 1, 1500),
+        Case::new(&[0, 0, 1], 64, 64, 3, 600),
+        Case::new(&[0], 0, 3, 9, 9),
+        Case::new(&[0], 3, 0, 9, 9),
+        Case::new(&[0, 1], 8, 8, 0, 0),
+    ];
+    for reach in [Reach::Both, Reach::Window(1), Reach::Window(70), Reach::Window(1000)] {
+        for queries in [2, 130] {
+            let mut c = Case::new(&[0, 0, 1], 24, 40, queries, 150);
+            c.reach = reach;
+            all.push(c);
+        }
+    }
+    for reach in [Reach::Both, Reach::Causal] {
+        for queries in [4, 90] {
+            let mut c = Case::new(&[0, 1], 16, 16, queries, 90);
+            (c.reach, c.batch, c.lengths) = (reach, 3, Some(vec![90, 0, 33]));
+            c.softcap = Some(2.5);
+            all.push(c);
+        }
+    }
+    all
+}
+
+fn close(got: &[f32], want: &[f32], bound: f32) {
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= bound, "at {i}: {g} {w}");
+    }
+}
+
+#[test]
+fn every_path_equals_the_definition() {
+    for (n, c) in cases().iter().enumerate() {
+        println!("case {n}");
+        let want = c.run(attend_scalar);
+        close(&c.run(attend), &want, 4e-6);
+        if c.queries > 0 && c.v_dim > 0 {
+            close(&c.run(|s, t, q, k, v, out| tile::attend(s, t, q, k, v, out)), &want, 4e-6);
+            close(&c.run(|s, t, q, k, v, out| tile::plain(s, t, [q, k, v], Shared::new(out))), &want, 4e-6);
+            close(&c.run(|s, t, q, k, v, out| decode::attend(s, t, q, k, v, out)), &want, 4e-6);
+        }
+    }
+}
+
+#[test]
+fn bfloat16_products_stay_close_to_the_definition() {
+    for c in cases() {
+        close(&c.run(attend_bf16), &c.run(attend_scalar), 0.05);
+    }
+}
+
+#[test]
+fn one_key_is_returned_as_it_is() {
+    let mut out = [0.0; 2];
+    let s = Spec { kv_of: &[0], kv_heads: 1, qk_dim: 1, v_dim: 2, scale: 1.0, reach: Reach::Causal, softcap: None };
+    let t = Tokens { batch: 1, queries: 1, keys: 1, key_lengths: None };
+    attend(&s, &t, &[3.0], &[-2.0], &[5.0, 7.0], &mut out);
+    assert_eq!(out, [5.0, 7.0]);
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for queries in [1, 300] {
+        let c = Case::new(&[0, 0, 1, 1], 64, 64, queries, 1300);
+        for f in [attend, attend_bf16] {
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| c.run(f))
+            };
+            assert_eq!(run(1), run(3));
+        }
+    }
+}
+
+#[test]
+fn scores_far_apart_neither_overflow_nor_vanish() {
+    for queries in [1, 40] {
+        let mut c = Case::new(&[0], 4, 4, queries, 200);
+        c.reach = Reach::Both;
+        let [mut q, k, v] = c.inputs();
+        q.iter_mut().for_each(|x| *x *= 1e4);
+        for (f, bound) in [(attend as Attend, 1e-2), (attend_bf16, 1.0)] {
+            let (mut got, mut want) = (vec![0.0; queries * 4], vec![0.0; queries * 4]);
+            f(&c.spec(), &c.tokens(), &q, &k, &v, &mut got);
+            attend_scalar(&c.spec(), &c.tokens(), &q, &k, &v, &mut want);
+            assert!(got.iter().all(|x| x.is_finite() && x.abs() <= 1.0));
+            close(&got, &want, bound);
+        }
+    }
+}
+
+#[test]
+fn a_nan_is_never_lost() {
+    for queries in [1, 40] {
+        let c = Case::new(&[0], 4, 4, queries, 70);
+        let [q, mut k, v] = c.inputs();
+        k[5] = f32::NAN;
+        for f in [attend, attend_bf16] {
+            let mut out = vec![0.0; queries * 4];
+            f(&c.spec(), &c.tokens(), &q, &k, &v, &mut out);
+            assert!(out.iter().all(|x| x.is_nan()), "every query sees key 1");
+        }
+    }
+}

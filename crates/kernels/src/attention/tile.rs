@@ -1,0 +1,317 @@
+//! Many queries at once: a tile of queries against tiles of keys.
+//!
+//! Lanes of a vector are queries. So scores are stored with one row per key, the running maximum and sum are
+//! taken lane by lane, and keys and values are read as they lie, one broadcast number at a time. Only the
+//! queries are transposed, once per tile, and the outputs on the way out.
+
+use super::vector::{Plain, Vector, exp2};
+use super::{Head, Spec, Tokens, head, pieces, run};
+use crate::buffer::{Shared, scratch};
+use crate::cpu;
+use crate::math;
+
+/// Keys per tile: with 48 queries the scores take 12 kB of the first-level cache.
+const KEYS: usize = 64;
+/// Vectors of queries.
+const VECTORS: usize = 3;
+/// Where running maxima start: below any score, yet finite, so that differences are never NaN.
+const LOWEST: f32 = -1e30;
+
+pub(super) fn attend(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
+    let whole = Shared::new(out);
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m256, __m512};
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn wide(piece: &Piece<'_>) {
+            // SAFETY: compiled for AVX-512.
+            unsafe { tile::<__m512, 8, true>(piece) }
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn narrow(piece: &Piece<'_>) {
+            // SAFETY: compiled for AVX2 and FMA.
+            unsafe { tile::<__m256, 4, true>(piece) }
+        }
+        if cpu::features().avx512 {
+            return run(&pieces(s, t, VECTORS * __m512::LANES), |b, h, first| {
+                // SAFETY: the processor has AVX-512.
+                unsafe { wide(&Piece::new(s, t, [q, k, v], whole, b, h, first)) }
+            });
+        }
+        if cpu::features().avx2 {
+            return run(&pieces(s, t, VECTORS * __m256::LANES), |b, h, first| {
+                // SAFETY: the processor has AVX2 and FMA.
+                unsafe { narrow(&Piece::new(s, t, [q, k, v], whole, b, h, first)) }
+            });
+        }
+    }
+    plain(s, t, [q, k, v], whole);
+}
+
+/// The same without any instruction set.
+pub(super) fn plain(s: &Spec<'_>, t: &Tokens<'_>, [q, k, v]: [&[f32]; 3], out: Shared<f32>) {
+    run(&pieces(s, t, VECTORS * Plain::LANES), |b, h, first| {
+        // SAFETY: plain arrays need no instruction set.
+        unsafe { tile::<Plain, 4, false>(&Piece::new(s, t, [q, k, v], out, b, h, first)) }
+    });
+}
+
+/// Some queries of one head of one sequence.
+struct Piece<'a> {
+    s: &'a Spec<'a>,
+    t: &'a Tokens<'a>,
+    at: Head<'a>,
+    out: Shared<f32>,
+    b: usize,
+    h: usize,
+    first: usize,
+}
+
+impl<'a> Piece<'a> {
+    fn new(
+        s: &'a Spec<'a>,
+        t: &'a Tokens<'a>,
+        [q, k, v]: [&'a [f32]; 3],
+        out: Shared<f32>,
+        b: usize,
+        h: usize,
+        first: usize,
+    ) -> Self {
+        Piece { s, t, at: head(s, t, q, k, v, b, h), out, b, h, first }
+    }
+}
+
+/// # Safety
+/// The processor must have the instruction set of `V`.
+#[inline(always)]
+unsafe fn tile<V: Vector, const R: usize, const FMA: bool>(p: &Piece<'_>) {
+    let (s, t) = (p.s, p.t);
+    let width = VECTORS * V::LANES;
+    let count = width.min(t.queries - p.first);
+    let (mut from, mut to) = ([0u32; 64], [0u32; 64]);
+    let (mut start, mut end) = (usize::MAX, 0);
+    for i in 0..count {
+        let (a, b) = t.visible(s.reach, p.b, p.first + i);
+        (from[i], to[i]) = (a as u32, b as u32);
+        if a < b {
+            (start, end) = (start.min(a), end.max(b));
+        }
+    }
+    scratch::<f32, _>((s.qk_dim + KEYS + s.v_dim + 3) * width, |room| {
+        let (queries, room) = room.split_at_mut(s.qk_dim * width);
+        let (scores, room) = room.split_at_mut(KEYS * width);
+        let (sums, room) = room.split_at_mut(s.v_dim * width);
+        let (max, room) = room.split_at_mut(width);
+        let (total, fade) = room.split_at_mut(width);
+        let factor = s.softcap.map_or(s.scale * std::f32::consts::LOG2_E, |c| s.scale / c);
+        transpose_queries(p, factor, count, width, queries);
+        sums.fill(0.0);
+        max.fill(LOWEST);
+        total.fill(0.0);
+        let mut j = start;
+        while j < end {
+            let keys = KEYS.min(end - j);
+            // SAFETY: the caller has the instruction set; keys `j..j + keys` exist, and the scratch slices
+            // have the sizes the functions ask for.
+            unsafe { multiply_keys::<V, R>(&p.at, s.qk_dim, j, keys, queries, scores) };
+            let scores = &mut scores[..keys * width];
+            if let Some(cap) = s.softcap {
+                for x in scores.iter_mut() {
+                    *x = math::tanh::<FMA>(*x) * (cap * std::f32::consts::LOG2_E);
+                }
+            }
+            hide(scores, width, j as u32, &from[..width], &to[..width]);
+            // SAFETY: as above.
+            unsafe {
+                weigh::<V>(scores, keys, max, total, fade);
+                add_values::<V, R>(&p.at, s.v_dim, j, keys, scores, fade, sums);
+            }
+            j += keys;
+        }
+        let row = s.out_width();
+        for i in 0..count {
+            // SAFETY: this piece alone writes these queries of this head; the output outlives the call.
+            let out = unsafe { p.out.part((p.b * t.queries + p.first + i) * row + p.h * s.v_dim, s.v_dim) };
+            let scale = if total[i] == 0.0 { 0.0 } else { 1.0 / total[i] };
+            for (d, o) in out.iter_mut().enumerate() {
+                *o = sums[d * width + i] * scale;
+            }
+        }
+    });
+}
+
+/// `queries[d][i] = factor * q[i][d]`, zero beyond the last query.
+#[inline(always)]
+fn transpose_queries(p: &Piece<'_>, factor: f32, count: usize, width: usize, queries: &mut [f32]) {
+    if count < width {
+        queries.fill(0.0);
+    }
+    for i in 0..count {
+        let q = &p.at.q[(p.first + i) * p.at.q_stride..][..p.s.qk_dim];
+        for (d, x) in q.iter().enumerate() {
+            queries[d * width + i] = x * factor;
+        }
+    }
+}
+
+/// Sets the scores of keys a query does not see to minus infinity.
+#[inline(always)]
+fn hide(scores: &mut [f32], width: usize, first: u32, from: &[u32], to: &[u32]) {
+    let last = first + (scores.len() / width) as u32;
+    if from.iter().all(|f| *f <= first) && to.iter().all(|t| *t >= last) {
+        return;
+    }
+    for (row, j) in scores.chunks_exact_mut(width).zip(first..) {
+        for ((x, from), to) in row.iter_mut().zip(from).zip(to) {
+            *x = if j >= *from && j < *to { *x } else { f32::NEG_INFINITY };
+        }
+    }
+}
+
+/// `scores[j][i] = Σ_d k[j][d] queries[d][i]` for `keys` keys from `first`.
+///
+/// # Safety
+/// The processor must have the instruction set of `V`; the keys must exist; `queries` must be `[dim, width]` and
+/// `scores` `[KEYS, width]`.
+#[inline(always)]
+unsafe fn multiply_keys<V: Vector, const R: usize>(
+    at: &Head<'_>,
+    dim: usize,
+    first: usize,
+    keys: usize,
+    queries: &[f32],
+    scores: &mut [f32],
+) {
+    let width = VECTORS * V::LANES;
+    assert!(dim == 0 || at.k.len() >= (first + keys - 1) * at.k_stride + dim);
+    assert!(queries.len() >= dim * width && scores.len() >= keys.next_multiple_of(R) * width);
+    let mut j = 0;
+    while j < keys {
+        // SAFETY: bounds asserted above; rows beyond the last key repeat it.
+        unsafe {
+            let rows: [*const f32; R] =
+                std::array::from_fn(|r| at.k.as_ptr().add((first + (j + r).min(keys - 1)) * at.k_stride));
+            let mut sums = [[V::splat(0.0); VECTORS]; R];
+            for d in 0..dim {
+                let q = queries.as_ptr().add(d * width);
+                let q: [V; VECTORS] = std::array::from_fn(|v| V::load(q.add(v * V::LANES)));
+                for r in 0..R {
+                    let k = V::splat(*rows[r].add(d));
+                    for v in 0..VECTORS {
+                        sums[r][v] = k.mul_add(q[v], sums[r][v]);
+                    }
+                }
+            }
+            for r in 0..R {
+                for v in 0..VECTORS {
+                    sums[r][v].store(scores.as_mut_ptr().add((j + r) * width + v * V::LANES));
+                }
+            }
+        }
+        j += R;
+    }
+}
+
+/// Turns scores into weights `2^(score - max)`, moving `max` and `total` on. `fade` is the factor by which what
+/// was summed before shrinks.
+///
+/// # Safety
+/// The processor must have the instruction set of `V`; all slices must hold whole rows of `VECTORS` vectors.
+#[inline(always)]
+unsafe fn weigh<V: Vector>(scores: &mut [f32], keys: usize, max: &mut [f32], total: &mut [f32], fade: &mut [f32]) {
+    let width = VECTORS * V::LANES;
+    assert!(scores.len() >= keys * width && max.len() == width && total.len() == width && fade.len() == width);
+    for at in (0..width).step_by(V::LANES) {
+        // SAFETY: bounds asserted above.
+        unsafe {
+            let before = V::load(max.as_ptr().add(at));
+            let mut highest = before;
+            for j in 0..keys {
+                highest = highest.max(V::load(scores.as_ptr().add(j * width + at)));
+            }
+            let shrink = exp2(before.sub(highest));
+            let mut sum = V::load(total.as_ptr().add(at)).mul(shrink);
+            for j in 0..keys {
+                let x = scores.as_mut_ptr().add(j * width + at);
+                let weight = exp2(V::load(x).sub(highest));
+                weight.store(x);
+                sum = sum.add(weight);
+            }
+            highest.store(max.as_mut_ptr().add(at));
+            shrink.store(fade.as_mut_ptr().add(at));
+            sum.store(total.as_mut_ptr().add(at));
+        }
+    }
+}
+
+/// `sums[d][i] = fade[i] sums[d][i] + Σ_j v[j][d] weights[j][i]`.
+///
+/// # Safety
+/// The processor must have the instruction set of `V`; the values must exist; slices must hold whole rows.
+#[inline(always)]
+unsafe fn add_values<V: Vector, const R: usize>(
+    at: &Head<'_>,
+    dim: usize,
+    first: usize,
+    keys: usize,
+    weights: &[f32],
+    fade: &[f32],
+    sums: &mut [f32],
+) {
+    let width = VECTORS * V::LANES;
+    assert!(dim == 0 || at.v.len() >= (first + keys - 1) * at.v_stride + dim);
+    assert!(weights.len() >= keys * width && fade.len() == width && sums.len() == dim * width);
+    let mut d = 0;
+    while d + R <= dim {
+        // SAFETY: bounds asserted above.
+        unsafe { add_rows::<V, R>(at, first, keys, weights, fade, sums, d) };
+        d += R;
+    }
+    while d < dim {
+        // SAFETY: bounds asserted above.
+        unsafe { add_rows::<V, 1>(at, first, keys, weights, fade, sums, d) };
+        d += 1;
+    }
+}
+
+/// `R` features of [`add_values`].
+///
+/// # Safety
+/// As there, with features `d..d + R`.
+#[inline(always)]
+unsafe fn add_rows<V: Vector, const R: usize>(
+    at: &Head<'_>,
+    first: usize,
+    keys: usize,
+    weights: &[f32],
+    fade: &[f32],
+    sums: &mut [f32],
+    d: usize,
+) {
+    let width = VECTORS * V::LANES;
+    // SAFETY: the caller checked the bounds.
+    unsafe {
+        let place = sums.as_mut_ptr().add(d * width);
+        let fade: [V; VECTORS] = std::array::from_fn(|v| V::load(fade.as_ptr().add(v * V::LANES)));
+        let mut acc: [[V; VECTORS]; R] =
+            std::array::from_fn(|r| std::array::from_fn(|v| V::load(place.add(r * width + v * V::LANES)).mul(fade[v])));
+        let mut value = at.v.as_ptr().add(first * at.v_stride + d);
+        let mut weight = weights.as_ptr();
+        for _ in 0..keys {
+            let w: [V; VECTORS] = std::array::from_fn(|v| V::load(weight.add(v * V::LANES)));
+            for r in 0..R {
+                let x = V::splat(*value.add(r));
+                for v in 0..VECTORS {
+                    acc[r][v] = x.mul_add(w[v], acc[r][v]);
+                }
+            }
+            value = value.wrapping_add(at.v_stride);
+            weight = weight.add(width);
+        }
+        for r in 0..R {
+            for v in 0..VECTORS {
+                acc[r][v].store(place.add(r * width + v * V::LANES));
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Matrix products in single precision and with bfloat16 operands.
+//!
+//! Weights are `[n, k]` = `[out, in]`; activations are rows. Few rows (up to [`FEW`]) go through kernels that
+//! read the weights once and are bound by memory; more rows go through blocked products.
+
+mod bf16;
+mod dense;
+mod few;
+
+pub use bf16::{PackedBf16, Rows, RowsMut, linear_bf16, linear_bf16_scalar};
+pub use dense::{linear_f32, matmul_f32, matmul_nt_f32, matmul_scalar, matmul_tn_f32};
+
+/// Up to this many rows a product is bound by reading the weights.
+pub const FEW: usize = 8;
+
+/// The sizes of a product: `m` rows times `n` columns, each a sum over `k`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dims {
+    /// Rows of the result.
+    pub m: usize,
+    /// Length of the sums.
+    pub k: usize,
+    /// Columns of the result.
+    pub n: usize,
+}

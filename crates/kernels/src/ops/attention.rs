@@ -1,0 +1,104 @@
+//! Attention over tensors.
+
+use super::{Compute, fast, output, softmax, with_slice};
+use crate::attention::{Reach, Spec, Tokens, attend, attend_bf16};
+use candle_core::{Result, Tensor};
+
+/// Attention of `q` to `k` and `v`; see [`crate::attention`].
+///
+/// # Shapes
+/// `q` is `[batch, queries, heads * qk_dim]`, `k` and `v` are `[batch, keys, kv_heads * dim]`; or all without
+/// `batch`. Queries are the last of the keys' positions. The result is `[.., queries, heads * v_dim]`.
+///
+/// # Errors
+/// If the shapes do not fit the spec.
+pub fn attention(
+    spec: &Spec<'_>,
+    compute: Compute,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    key_lengths: Option<&[usize]>,
+) -> Result<Tensor> {
+    let rank = q.rank();
+    let (batch, queries, keys) = match (q.dims(), k.dims()) {
+        (&[b, queries, _], &[_, keys, _]) => (b, queries, keys),
+        (&[queries, _], &[keys, _]) => (1, queries, keys),
+        _ => candle_core::bail!("queries of shape {:?} for keys of shape {:?}", q.dims(), k.dims()),
+    };
+    let shape = |tokens: usize, width: usize| if rank == 3 { vec![batch, tokens, width] } else { vec![tokens, width] };
+    for (what, t, want) in [
+        ("queries", q, shape(queries, spec.q_width())),
+        ("keys", k, shape(keys, spec.k_width())),
+        ("values", v, shape(keys, spec.v_width())),
+    ] {
+        if t.dims() != want {
+            candle_core::bail!("{what} of shape {:?}, the heads need {want:?}", t.dims());
+        }
+    }
+    if queries > keys || key_lengths.is_some_and(|l| l.len() != batch) {
+        candle_core::bail!("{queries} queries, {keys} keys and lengths {key_lengths:?} do not fit {batch} sequences");
+    }
+    if let Some(g) = spec.kv_of.iter().find(|g| **g as usize >= spec.kv_heads) {
+        candle_core::bail!("a query head reads key head {g} of {}", spec.kv_heads);
+    }
+    let tokens = Tokens { batch, queries, keys, key_lengths };
+    if fast(&[q, k, v]) {
+        return with_slice(q, |q| {
+            with_slice(k, |k| {
+                with_slice(v, |v| {
+                    output(&shape(queries, spec.out_width()), |out| match compute {
+                        Compute::F32 => attend(spec, &tokens, q, k, v, out),
+                        Compute::Bf16 => attend_bf16(spec, &tokens, q, k, v, out),
+                    })
+                })
+            })
+        })???;
+    }
+    plain(spec, &tokens, q, k, v)?.reshape(shape(queries, spec.out_width()))
+}
+
+/// The same in candle operations, with the whole score matrix.
+fn plain(s: &Spec<'_>, t: &Tokens<'_>, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let heads = s.kv_of.len();
+    let device = q.device();
+    let kv_of: Vec<u32> = s.kv_of.iter().map(|g| *g as u32).collect();
+    let kv_of = Tensor::new(kv_of, device)?;
+    let split = |x: &Tensor, tokens: usize, heads: usize, dim: usize| {
+        x.reshape((t.batch, tokens, heads, dim))?.transpose(1, 2)?.contiguous()
+    };
+    let q = split(q, t.queries, heads, s.qk_dim)?;
+    let k = split(k, t.keys, s.kv_heads, s.qk_dim)?.index_select(&kv_of, 1)?;
+    let v = split(v, t.keys, s.kv_heads, s.v_dim)?.index_select(&kv_of, 1)?;
+    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * s.scale as f64)?; // [batch, heads, queries, keys]
+    let scores = match s.softcap {
+        Some(c) => ((scores / c as f64)?.tanh()? * c as f64)?,
+        None => scores,
+    };
+    let (hidden, seen) = masks(s.reach, t, device)?;
+    let scores = scores.broadcast_add(&hidden.to_dtype(scores.dtype())?)?;
+    let weights = softmax(&scores)?.broadcast_mul(&seen.to_dtype(scores.dtype())?)?;
+    weights.matmul(&v)?.transpose(1, 2)
+}
+
+/// What is added to the scores, `[batch, 1, queries, keys]`, and a factor that is zero for queries without keys.
+fn masks(reach: Reach, t: &Tokens<'_>, device: &candle_core::Device) -> Result<(Tensor, Tensor)> {
+    let mut hidden = vec![f32::NEG_INFINITY; t.batch * t.queries * t.keys];
+    let mut seen = vec![1.0f32; t.batch * t.queries];
+    for b in 0..t.batch {
+        for i in 0..t.queries {
+            let (from, to) = t.visible(reach, b, i);
+            let row = (b * t.queries + i) * t.keys;
+            if from < to {
+                hidden[row + from..row + to].fill(0.0);
+            } else {
+                hidden[row..row + t.keys].fill(0.0);
+                seen[b * t.queries + i] = 0.0;
+            }
+        }
+    }
+    Ok((
+        Tensor::from_vec(hidden, (t.batch, 1, t.queries, t.keys), device)?,
+        Tensor::from_vec(seen, (t.batch, 1, t.queries, 1), device)?,
+    ))
+}
