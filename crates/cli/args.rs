@@ -111,13 +111,17 @@ pub struct Eval {
     /// The text.
     #[arg(long, default_value = "heldout", value_hint = ValueHint::FilePath)]
     pub text: String,
-    /// Measures, separated by commas: `perplexity`, `perplexity-llama.cpp`, and with a reference `kl`, `top1`. Default: all
-    /// that apply, but for the second.
+    /// Measures, separated by commas: `perplexity`, `loss`, and with a reference `kl`, `agreement`. Default: all that
+    /// apply.
     #[arg(long, value_delimiter = ',')]
     pub measures: Vec<String>,
-    /// The model to diverge from.
+    /// What to diverge from: a model, or a file written by `--save-reference`.
     #[arg(long, value_hint = ValueHint::AnyPath)]
     pub reference: Option<String>,
+    /// Keep this model's predictions in a file, so that others can be held against them without running it again:
+    /// the 64 likeliest tokens of each, and the mass of the rest.
+    #[arg(long, value_name = "FILE.kld", value_hint = ValueHint::FilePath)]
+    pub save_reference: Option<PathBuf>,
     #[command(flatten)]
     pub windows: Windows,
     #[command(flatten)]
@@ -222,7 +226,7 @@ pub struct Doctor {
 }
 
 /// How a text is cut.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Copy, Debug)]
 pub struct Windows {
     /// Tokens in a window. Default: what the model was made for, at most 2048.
     #[arg(long)]
@@ -230,6 +234,19 @@ pub struct Windows {
     /// Use only so many tokens of the text.
     #[arg(long, value_name = "TOKENS")]
     pub limit: Option<usize>,
+    /// Which predictions of a window count.
+    #[arg(long, value_enum, default_value_t = Protocol::Window)]
+    pub protocol: Protocol,
+}
+
+/// Which predictions of a window count.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// All but the first token: what the compression literature reports.
+    Window,
+    /// The second half, behind the tokenizer's first token: figures comparable with llama.cpp's perplexity tool only.
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
 }
 
 /// What the machine may give.

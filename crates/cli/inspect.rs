@@ -1,10 +1,10 @@
 //! `brevity inspect`: what a checkpoint holds.
 
-use brevity_model::{CodeForm, Dtype, Form, Model, Place, Site, Slot, Source};
+use brevity::model::{CodeForm, Dtype, Form, Model, Place, Site, Slot, Source};
 use serde_json::{Value, json};
 
 use crate::args::Inspect;
-use crate::{table, units};
+use crate::{print, table, units};
 
 pub fn run(args: &Inspect) -> anyhow::Result<()> {
     let checkpoint = crate::open(&args.model, args.loose)?;
@@ -28,27 +28,25 @@ pub fn run(args: &Inspect) -> anyhow::Result<()> {
             "bits_per_weight": bits as f64 / parameters.max(1) as f64,
             "weights": weights,
         });
-        println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(());
+        return print::line(&serde_json::to_string_pretty(&report)?);
     }
-    println!("{} ({}, {})", args.model, model.name, checkpoint.format());
-    println!(
+    print::line(&format!("{} ({}, {})", args.model, model.name, checkpoint.format()))?;
+    print::line(&format!(
         "{} blocks, width {}, vocabulary {}{}{}",
         blocks(model),
         model.hidden,
         model.vocabulary,
         model.context.map_or(String::new(), |n| format!(", context {n}")),
         if model.is_tied() { ", tied embeddings" } else { "" },
-    );
-    println!(
+    ))?;
+    print::line(&format!(
         "{} parameters in {}, {:.2} bits per weight\n",
         units::count(parameters),
         units::bytes(checkpoint.size_bytes()),
         bits as f64 / parameters.max(1) as f64
-    );
+    ))?;
     let header = ["site", "count", "shape", "stored as", "parameters", "bits per weight"];
-    println!("{}", table::table(&header, &[1, 4, 5], rows.iter().map(Row::cells)));
-    Ok(())
+    print::line(&table::table(&header, &[1, 4, 5], rows.iter().map(Row::cells)))
 }
 
 /// Weights that are alike: same role, shape and form.
@@ -140,9 +138,9 @@ pub fn kind(form: &Form) -> String {
                 CodeForm::Float(kind) => dtype(*kind).to_owned(),
                 CodeForm::Grid { bits, group, zeros, levels, .. } => {
                     let group = match group {
-                        brevity_model::Group::Tensor => "one scale".to_owned(),
-                        brevity_model::Group::Channel => "scale per row".to_owned(),
-                        brevity_model::Group::Columns(n) => format!("group {n}"),
+                        brevity::model::Group::Tensor => "one scale".to_owned(),
+                        brevity::model::Group::Channel => "scale per row".to_owned(),
+                        brevity::model::Group::Columns(n) => format!("group {n}"),
                     };
                     let name = if levels.is_some() { "table" } else { "int" };
                     format!("{name}{bits} {group}{}", if *zeros { ", zeros" } else { "" })
@@ -161,7 +159,7 @@ pub fn kind(form: &Form) -> String {
 }
 
 fn blocks(model: &Model<Source>) -> usize {
-    model.stages.iter().filter(|stage| matches!(stage, brevity_model::Stage::Block(_))).count()
+    model.stages.iter().filter(|stage| matches!(stage, brevity::model::Stage::Block(_))).count()
 }
 
 fn total(model: &Model<Source>, of: fn(&Form) -> u64) -> u64 {

@@ -11,6 +11,7 @@ mod failure;
 mod generate;
 mod inspect;
 mod machine;
+mod print;
 mod progress;
 mod recipes;
 mod table;

@@ -67,6 +67,16 @@ impl Progress {
     }
 }
 
+impl brevity::eval::Observer for Progress {
+    fn progress(&mut self, fraction: f64) {
+        self.at((fraction * 1000.0) as u64, 1000);
+    }
+
+    fn cancelled(&self) -> bool {
+        cancelled()
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();

@@ -1,1 +1,30 @@
-//! The front door for applications: load, compress, run and evaluate transformer checkpoints
+//! brevity makes transformer checkpoints smaller, says what was lost, and runs what is left.
+//!
+//! This crate is the front door for applications: it opens models by any name the command takes, and shows the other
+//! crates of the toolkit under one roof.
+//!
+//! ```
+//! let model = brevity::open("tiny", brevity::Open::default())?;
+//! assert!(model.model().is_tied());
+//! let text = brevity::text("heldout")?;
+//! assert!(text.text.len() > 50_000);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! For a whole compression see [`engine`], for running a model [`runtime`], for measures [`eval`]. The example
+//! `examples/library.rs` loads `tiny`, quantizes one layer and generates text.
+#![forbid(unsafe_code)]
+
+mod open;
+mod tiny;
+
+pub use brevity_engine as engine;
+pub use brevity_eval as eval;
+pub use brevity_formats as formats;
+pub use brevity_formats::{Checkpoint, Open};
+pub use brevity_kernels as kernels;
+pub use brevity_methods as methods;
+pub use brevity_model as model;
+pub use brevity_runtime as runtime;
+pub use open::{OpenError, is_embedded, open, text};
+pub use tiny::{FACTS, HELDOUT, TINY};

@@ -1,1 +1,92 @@
-//! The maths of compression: one file per method
+//! The maths of compression: one file per method.
+//!
+//! A method is a function on one layer ([`LinearMethod::rewrite`]) that can also say what it will leave behind
+//! without seeing the weights ([`LinearMethod::predict`]). All methods are in one list, [`METHODS`], from which
+//! recipe keys, help and the test battery are made.
+//!
+//! ```
+//! use brevity_methods::{Cx, method};
+//! use brevity_model::{Floats, Linear, Weight};
+//! use serde_json::json;
+//!
+//! let site = "blocks.0.mlp.up".parse().unwrap();
+//! let weight = Weight::float([1, 4], Floats::F32(vec![0.9, -0.1, 0.2, -0.7]));
+//! let mut layer = Linear { weight, bias: None };
+//! method("prune.magnitude", json!({"sparsity": 0.5}))?.rewrite(&mut layer, &mut Cx::new(&site, 0))?;
+//! assert_eq!(layer.weight.to_f32(), [0.9, 0.0, 0.0, -0.7]);
+//! # Ok::<(), brevity_methods::Error>(())
+//! ```
+//!
+//! This crate opens no files and runs no model: it takes and gives `brevity-model`'s layers.
+#![forbid(unsafe_code)]
+
+mod decompose;
+mod error;
+mod leaves;
+mod method;
+mod prune;
+mod quantize;
+mod settings;
+
+use serde_json::Value;
+
+pub use decompose::svd::Svd;
+pub use error::{Error, Result};
+pub use method::{Cx, LinearMethod, Survey, surveyed};
+pub use prune::magnitude::Magnitude;
+pub use quantize::rtn::Rtn;
+pub use settings::Setting;
+
+/// What a method does to a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Removes entries.
+    Prune,
+    /// Puts factors in place of a matrix.
+    Decompose,
+    /// Codes numbers with fewer bits.
+    Quantize,
+}
+
+/// A method in the list: all that a recipe, a help page or a test needs to know of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Its key in recipes: `quantize.rtn`.
+    pub name: &'static str,
+    /// One sentence on what it does.
+    pub about: &'static str,
+    /// What can be set.
+    pub settings: &'static [Setting],
+    /// The method with settings from JSON, an object or `null`.
+    pub parse: fn(Value) -> Result<Box<dyn LinearMethod>>,
+    /// What it does to a layer.
+    pub kind: Kind,
+}
+
+/// All methods, in the order in which they make sense in a recipe.
+pub const METHODS: &[Entry] = &[prune::magnitude::ENTRY, decompose::svd::ENTRY, quantize::rtn::ENTRY];
+
+/// The method of a name with settings from JSON, an object or `null`.
+///
+/// # Errors
+/// [`Error::Method`] for an unknown name, and whatever the method says of its settings.
+pub fn method(name: &str, settings: Value) -> Result<Box<dyn LinearMethod>> {
+    let names: Vec<&'static str> = METHODS.iter().map(|entry| entry.name).collect();
+    match METHODS.iter().find(|entry| entry.name == name) {
+        Some(entry) => (entry.parse)(settings),
+        None => Err(Error::Method { name: name.to_owned(), nearest: settings::nearest(name, &names) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_method_names_the_nearest() {
+        let hint = |name| method(name, Value::Null).unwrap_err().hint().unwrap();
+        assert_eq!(hint("quantise.rtn"), "did you mean `quantize.rtn`?");
+        assert_eq!(hint("svd"), "did you mean `decompose.svd`?");
+        assert_eq!(hint("x"), "the methods are prune.magnitude, decompose.svd, quantize.rtn");
+    }
+}

@@ -1,0 +1,58 @@
+//! Errors as text and exit codes.
+
+use std::process::ExitCode;
+
+use brevity::{OpenError, engine, eval, formats, methods, model, runtime};
+
+/// A sentence of the command itself, with a hint.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct Usage {
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+/// Usage or bad input.
+const BAD_INPUT: u8 = 2;
+/// Memory or disk.
+const WOULD_NOT_FIT: u8 = 4;
+/// Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Prints an error and says with which code to end.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1) {
+        let text = cause.to_string();
+        if !said.contains(&text) {
+            eprintln!("  because {text}");
+            said.push_str(&text);
+        }
+    }
+    if let Some(hint) = error.chain().find_map(hint) {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(error.chain().find_map(code).unwrap_or(BAD_INPUT))
+}
+
+fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    macro_rules! first {
+        ($($kind:ty),*) => { $(if let Some(error) = error.downcast_ref::<$kind>() { return error.hint(); })* };
+    }
+    first!(OpenError, formats::Error, engine::Error, methods::Error, eval::Error, runtime::Error, model::Error);
+    first!(crate::machine::TooSmall);
+    error.downcast_ref::<Usage>().and_then(|usage| usage.hint.clone())
+}
+
+fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if error.is::<crate::machine::TooSmall>() {
+        return Some(WOULD_NOT_FIT);
+    }
+    if let Some(eval::Error::Cancelled) = error.downcast_ref() {
+        return Some(INTERRUPTED);
+    }
+    error.downcast_ref::<engine::Error>().map(engine::Error::exit_code)
+}

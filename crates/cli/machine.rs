@@ -1,0 +1,95 @@
+//! What a run may use: threads, arithmetic, memory.
+
+use brevity::Checkpoint;
+use brevity::kernels::cpu;
+use brevity::model::{CodeForm, Dtype as Stored, Stage};
+use brevity::runtime::Compute;
+
+use crate::args::{Dtype, Machine};
+use crate::failure::Usage;
+use crate::units;
+
+/// Hidden states that an evaluation keeps when nobody says how much memory there is.
+const USUAL_BUDGET: u64 = 256 << 20;
+/// What the process needs beside weights and hidden states: program, tokenizer, text, logits, buffers.
+const BASE: u64 = 224 << 20;
+
+/// Sets the number of threads of the whole process.
+pub fn use_threads(machine: &Machine) -> anyhow::Result<()> {
+    if let Some(threads) = machine.threads {
+        if threads == 0 {
+            return Err(Usage { what: "`--threads 0` leaves nobody to do the work".into(), hint: None }.into());
+        }
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    Ok(())
+}
+
+/// The arithmetic for a model.
+pub fn compute(machine: &Machine, checkpoint: &Checkpoint) -> Compute {
+    match machine.dtype {
+        Dtype::F32 => Compute::F32,
+        Dtype::Bf16 => Compute::Bf16,
+        Dtype::Auto => {
+            let first = checkpoint.model().weights().next();
+            let stored = first.and_then(|(_, _, source)| match source.form.leaves()[0].1.code {
+                CodeForm::Float(dtype) => Some(dtype),
+                _ => None,
+            });
+            let fast = stored == Some(Stored::Bf16) && cpu::features().avx512_bf16;
+            if fast { Compute::Bf16 } else { Compute::F32 }
+        }
+    }
+}
+
+/// The name of an arithmetic in reports.
+pub fn name(compute: Compute) -> &'static str {
+    match compute {
+        Compute::F32 => "f32",
+        Compute::Bf16 => "bf16",
+    }
+}
+
+/// Bytes that an evaluation of these models may keep in hidden states.
+///
+/// # Errors
+/// [`TooSmall`] if the memory allowed is less than one window needs.
+pub fn budget(machine: &Machine, models: &[&Checkpoint], window: usize) -> anyhow::Result<u64> {
+    let Some(limit) = machine.max_memory else { return Ok(USUAL_BUDGET) };
+    let weights: u64 = models.iter().map(|model| largest_stage(model)).max().unwrap_or(0);
+    let width: usize = models.iter().map(|model| model.model().hidden).sum();
+    let one_window = (window * width * 4) as u64;
+    let needed = BASE + weights + one_window;
+    if limit < needed {
+        return Err(TooSmall { needed, limit }.into());
+    }
+    Ok(limit - BASE - weights)
+}
+
+/// Bytes of the largest stage while it is made ready: as stored, and in single precision.
+fn largest_stage(checkpoint: &Checkpoint) -> u64 {
+    let model = checkpoint.model();
+    let bytes = |stage: &Stage<_>| -> u64 {
+        stage.weights().iter().map(|(_, _, source): &(_, _, &brevity::model::Source)| {
+            let [rows, columns] = source.form.shape();
+            source.form.bits() / 8 + 4 * (rows * columns) as u64
+        }).sum()
+    };
+    let runnable = model.stages.iter().filter(|stage| !matches!(stage, Stage::Loose(_)));
+    runnable.map(bytes).max().unwrap_or(0)
+}
+
+/// The memory allowed is less than an evaluation needs.
+#[derive(Debug, thiserror::Error)]
+#[error("the evaluation needs about {} of memory, and `--max-memory` allows {}", units::bytes(*needed), units::bytes(*limit))]
+pub struct TooSmall {
+    needed: u64,
+    limit: u64,
+}
+
+impl TooSmall {
+    /// What to do.
+    pub fn hint(&self) -> Option<String> {
+        Some("allow more memory, or take a smaller `--window`".into())
+    }
+}

@@ -1,0 +1,82 @@
+//! `brevity recipes`: what can be done to a model.
+
+use std::path::Path;
+
+use brevity::engine::Recipe;
+use brevity::methods::METHODS;
+use serde_json::{Value, json};
+
+use crate::args::{Recipes, RecipesCommand};
+use crate::{print, table};
+
+pub fn run(args: &Recipes) -> anyhow::Result<()> {
+    match args.command.as_ref().unwrap_or(&RecipesCommand::List) {
+        RecipesCommand::List => list(args.json),
+        RecipesCommand::Show { name } => show(name, args.json),
+        RecipesCommand::Methods => methods(args.json),
+    }
+}
+
+/// Reads a recipe by its name, or from a file.
+pub fn read(name: &str) -> anyhow::Result<Recipe> {
+    Ok(if is_file(name) { Recipe::parse(&text(name)?, name)? } else { Recipe::named(name)? })
+}
+
+/// Whether a name means a file: it looks like a path or ends as YAML files do.
+fn is_file(name: &str) -> bool {
+    name.contains(['/', '\\']) || name.ends_with(".yaml") || name.ends_with(".yml") || Path::new(name).is_file()
+}
+
+fn text(path: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).map_err(|e| anyhow::anyhow!("cannot read the recipe `{path}`: {e}"))
+}
+
+fn list(as_json: bool) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    for named in Recipe::list() {
+        all.push((named.name, named.recipe()?));
+    }
+    if as_json {
+        let rows: Vec<Value> = all
+            .iter()
+            .map(|(name, recipe)| json!({ "name": name, "about": recipe.about, "recipe": recipe.normalised() }))
+            .collect();
+        return print::line(&serde_json::to_string_pretty(&rows)?);
+    }
+    let format = |recipe: &Recipe| recipe.format.clone().unwrap_or_else(|| "dense".to_owned());
+    let rows = all.iter().map(|(name, recipe)| vec![name.to_string(), format(recipe), recipe.about.clone()]);
+    print::line(&table::table(&["recipe", "format", "what it does"], &[], rows))
+}
+
+fn show(name: &str, as_json: bool) -> anyhow::Result<()> {
+    let recipe = read(name)?;
+    if as_json {
+        return print::line(&serde_json::to_string_pretty(&recipe.normalised())?);
+    }
+    let yaml = match Recipe::list().into_iter().find(|named| named.name == name && !is_file(name)) {
+        Some(named) => named.text.to_owned(),
+        None => text(name)?,
+    };
+    print::line(yaml.trim_end())
+}
+
+fn methods(as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        let settings = |entry: &brevity::methods::Entry| -> Vec<Value> {
+            let one = |s: &brevity::methods::Setting| json!({ "name": s.name, "about": s.about, "default": s.default });
+            entry.settings.iter().map(one).collect()
+        };
+        let rows: Vec<Value> = METHODS
+            .iter()
+            .map(|entry| json!({ "name": entry.name, "about": entry.about, "settings": settings(entry) }))
+            .collect();
+        return print::line(&serde_json::to_string_pretty(&rows)?);
+    }
+    for (n, entry) in METHODS.iter().enumerate() {
+        let blank = if n > 0 { "\n" } else { "" };
+        print::line(&format!("{blank}{}\n  {}\n", entry.name, entry.about))?;
+        let rows = entry.settings.iter().map(|s| vec![format!("  {}", s.name), s.default.to_owned(), s.about.to_owned()]);
+        print::line(&table::table(&["  setting", "default", ""], &[], rows))?;
+    }
+    Ok(())
+}

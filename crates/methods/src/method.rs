@@ -1,0 +1,93 @@
+//! What a method is: a function on one layer, and what it says about the result without the weights.
+
+use std::fmt;
+
+use brevity_model::{Form, Linear, Site, Weight};
+
+use crate::error::{Error, Result};
+
+/// What a method knows besides the layer.
+#[derive(Clone, Debug)]
+pub struct Cx<'a> {
+    /// The layer's place in the model.
+    pub site: &'a Site,
+    /// Sentences for the report: what the method decided, what it lost.
+    pub notes: Vec<String>,
+    /// Where randomness comes from.
+    pub seed: u64,
+}
+
+impl<'a> Cx<'a> {
+    /// Nothing noted yet.
+    pub fn new(site: &'a Site, seed: u64) -> Self {
+        Cx { site, notes: Vec::new(), seed }
+    }
+}
+
+/// A method that rewrites one linear layer (or table) at a time.
+///
+/// The same method with the same settings, layer and seed gives the same bytes, whatever the number of threads.
+pub trait LinearMethod: Send + Sync + fmt::Debug {
+    /// Changes the layer. On an error the layer may be half changed and must not be used.
+    fn rewrite(&self, layer: &mut Linear<Weight>, cx: &mut Cx<'_>) -> Result<()>;
+
+    /// Changes the form of the layer as [`LinearMethod::rewrite`] will change the layer: shapes, kinds and bits
+    /// are exact, only the share of entries that a mask removes may be an estimate.
+    ///
+    /// # Errors
+    /// Whatever `rewrite` would refuse that can be known from shapes and kinds;
+    /// [`Error::NeedsSurvey`] if [`LinearMethod::must_survey_to_predict`].
+    fn predict(&self, site: &Site, layer: &mut Linear<Form>) -> Result<()>;
+
+    /// The look at all selected layers that the method needs before it rewrites the first, if it needs one.
+    /// The method that [`Survey::finish`] returns needs none.
+    fn survey(&self) -> Option<Box<dyn Survey>> {
+        None
+    }
+
+    /// Whether the survey must be made before [`LinearMethod::predict`], and not only before the rewrite,
+    /// because shapes depend on the weights.
+    fn must_survey_to_predict(&self) -> bool {
+        false
+    }
+
+    /// All settings with their values, those by default too; reading them back gives the same method.
+    fn settings(&self) -> serde_json::Value;
+
+    /// Bytes that [`LinearMethod::rewrite`] holds at most beside the layer it is given, the result included.
+    fn peak_bytes(&self, layer: &Linear<Form>) -> u64;
+}
+
+/// A look at all selected layers before any of them is rewritten: a global threshold, ranks that depend on weights.
+///
+/// Whoever drives it calls [`Survey::look`] on each selected layer, in the order of the model, with the layer as
+/// the earlier steps of the recipe leave it; then asks [`Survey::next_pass`], and starts over while it says so.
+pub trait Survey: Send {
+    /// Looks at one layer.
+    fn look(&mut self, site: &Site, layer: &Linear<Weight>) -> Result<()>;
+
+    /// Ends a pass; `true` if all layers must be seen once more, in the same order.
+    fn next_pass(&mut self) -> bool;
+
+    /// The method with what it learned.
+    fn finish(self: Box<Self>) -> Result<Box<dyn LinearMethod>>;
+}
+
+/// Runs the survey of a method, if it has one, over layers that are all at hand.
+///
+/// # Errors
+/// What [`Survey::look`] refuses.
+pub fn surveyed(
+    method: Box<dyn LinearMethod>,
+    layers: &[(Site, &Linear<Weight>)],
+) -> Result<Box<dyn LinearMethod>, Error> {
+    let Some(mut survey) = method.survey() else { return Ok(method) };
+    loop {
+        for (site, layer) in layers {
+            survey.look(site, layer)?;
+        }
+        if !survey.next_pass() {
+            return survey.finish();
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Fewer numbers that are not zero.
+
+pub(crate) mod magnitude;

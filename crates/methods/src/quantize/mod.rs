@@ -1,0 +1,3 @@
+//! Fewer bits for each number.
+
+pub(crate) mod rtn;

@@ -1,0 +1,303 @@
+//! What every method must do, asked of every entry of the list.
+//!
+//! A new method is tested by being in [`METHODS`]; `variants` and `ladder` below are where it names the settings
+//! that are worth trying, and those that must leave less and less error.
+
+use brevity_methods::{Cx, Entry, Error, Kind, LinearMethod, METHODS, method, surveyed};
+use brevity_model::{Code, Dtype, Expr, Floats, Form, Leaf, LeafForm, Linear, Mask, MaskForm, Site, Weight};
+use serde_json::{Value, json};
+
+/// Settings worth trying; the first are the defaults.
+fn variants(entry: &Entry) -> Vec<Value> {
+    let more = match entry.name {
+        "quantize.rtn" => vec![
+            json!({"bits": 1, "group": 32}),
+            json!({"bits": 2, "group": 32, "symmetric": false, "range": "mse"}),
+            json!({"bits": 3, "group": "channel", "scale_dtype": "f16"}),
+            json!({"bits": 4, "group": 60, "ragged": "pad"}),
+            json!({"bits": 5, "group": 60, "ragged": "channel", "symmetric": false}),
+            json!({"bits": 8, "group": "tensor", "range": "mse"}),
+        ],
+        "prune.magnitude" => vec![
+            json!({"sparsity": 0.0}),
+            json!({"sparsity": 0.33, "scope": "row"}),
+            json!({"sparsity": 0.7, "scope": "global"}),
+            json!({"pattern": "2:4"}),
+            json!({"pattern": "3:5"}),
+        ],
+        "decompose.svd" => vec![
+            json!({"rank": 12}),
+            json!({"rank": 1000}),
+            json!({"ratio": 0.3, "multiple": 4}),
+            json!({"energy": 0.8}),
+            json!({"energy": 0.999}),
+        ],
+        _ => Vec::new(),
+    };
+    [vec![Value::Null], more].concat()
+}
+
+/// Settings that leave less error one after the other.
+fn ladder(entry: &Entry) -> Vec<Value> {
+    match entry.name {
+        "quantize.rtn" => (1..=8).map(|bits| json!({"bits": bits, "group": 32})).collect(),
+        "prune.magnitude" => [0.9, 0.6, 0.3, 0.1].iter().map(|s| json!({"sparsity": s})).collect(),
+        "decompose.svd" => [1, 8, 16, 40].iter().map(|r| json!({"rank": r})).collect(),
+        other => panic!("say which settings of `{other}` leave less and less error"),
+    }
+}
+
+fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    // The sum of three is bell-shaped enough to have a tail.
+    (0..count).map(|_| next() + next() + next()).collect()
+}
+
+fn float(shape: [usize; 2], seed: u64, dtype: Dtype) -> Weight {
+    Weight::float(shape, Floats::from_f32(noise(shape[0] * shape[1], seed), dtype))
+}
+
+fn masked(shape: [usize; 2], seed: u64) -> Weight {
+    let keep: Vec<bool> = (0..shape[0] * shape[1]).map(|i| i % 7 > 2 || i % 3 == 0).collect();
+    let leaf = Leaf::float(shape, Floats::from_f32(noise(keep.len(), seed), Dtype::Bf16));
+    Expr::Leaf(Leaf { mask: Some(Mask::from_bools(shape, &keep)), ..leaf })
+}
+
+/// Layers of all the kinds that a method can meet, by name.
+fn layers() -> Vec<(&'static str, Linear<Weight>)> {
+    let product = || Weight::product(float([128, 128], 4, Dtype::Bf16), float([128, 256], 5, Dtype::Bf16));
+    let weights = vec![
+        ("f32", float([96, 128], 1, Dtype::F32)),
+        ("bf16", float([128, 256], 2, Dtype::Bf16)),
+        ("f16", float([64, 128], 3, Dtype::F16)),
+        ("masked", masked([64, 256], 6)),
+        ("product", product()),
+        ("sum", Weight::sum(product(), masked([128, 256], 7))),
+        ("one row", float([1, 128], 8, Dtype::F32)),
+        ("empty", float([0, 128], 9, Dtype::F32)),
+    ];
+    let bias = || Some(float([1, 8], 10, Dtype::F32));
+    weights.into_iter().map(|(name, weight)| (name, Linear { weight, bias: bias() })).collect()
+}
+
+fn site(n: usize) -> Site {
+    format!("blocks.{n}.mlp.up").parse().unwrap()
+}
+
+/// The method as it is when all layers have been looked at.
+fn ready(entry: &Entry, settings: &Value, layers: &[(&'static str, Linear<Weight>)]) -> Box<dyn LinearMethod> {
+    let looked: Vec<(Site, &Linear<Weight>)> = layers.iter().enumerate().map(|(n, (_, l))| (site(n), l)).collect();
+    surveyed((entry.parse)(settings.clone()).unwrap(), &looked).unwrap()
+}
+
+/// Calls `f` on each layer before and after each method with each of its settings.
+fn for_all(mut f: impl FnMut(&str, &dyn LinearMethod, &Site, &Linear<Weight>, &Linear<Weight>, &[String])) {
+    for entry in METHODS {
+        for settings in variants(entry) {
+            let layers = layers();
+            let method = ready(entry, &settings, &layers);
+            for (n, (name, before)) in layers.iter().enumerate() {
+                let (site, mut after) = (site(n), before.clone());
+                let mut cx = Cx::new(&site, 5);
+                let case = format!("{} {settings} on {name}", entry.name);
+                method.rewrite(&mut after, &mut cx).unwrap_or_else(|e| panic!("{case}: {e}"));
+                f(&case, &*method, &site, before, &after, &cx.notes);
+            }
+        }
+    }
+}
+
+/// A form in which only the kind of a mask is left out.
+fn without_shares(form: &Form) -> Form {
+    form.try_map(&mut |_, leaf| {
+        let mask = leaf.mask.map(|_| MaskForm::Free(0.0));
+        Ok::<_, Error>(LeafForm { mask, ..leaf.clone() })
+    })
+    .unwrap()
+}
+
+fn forms(layer: &Linear<Weight>) -> Linear<Form> {
+    Linear { weight: Form::of(&layer.weight), bias: layer.bias.as_ref().map(Form::of) }
+}
+
+#[test]
+fn prediction_equals_reality() {
+    for_all(|case, method, site, before, after, _| {
+        let mut predicted = forms(before);
+        method.predict(site, &mut predicted).unwrap_or_else(|e| panic!("{case}: {e}"));
+        assert_eq!(without_shares(&predicted.weight), without_shares(&Form::of(&after.weight)), "{case}");
+        assert_eq!(predicted.weight.bits(), Form::of(&after.weight).bits(), "{case}");
+        assert_eq!(predicted.bias, after.bias.as_ref().map(Form::of), "{case}");
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_layer_whatever_the_threads() {
+    let run = |threads| {
+        let mut all = Vec::new();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| for_all(|_, _, _, _, after, notes| all.push((after.clone(), notes.to_vec()))));
+        all
+    };
+    let one = run(1);
+    assert!(one == run(2), "two threads give what one gives");
+    assert!(one == run(1), "twice gives what once gives");
+}
+
+#[test]
+fn a_method_keeps_the_shape_and_gives_finite_weights() {
+    for_all(|case, _, _, before, after, _| {
+        assert_eq!(before.weight.shape(), after.weight.shape(), "{case}");
+        assert_eq!(before.bias, after.bias, "{case}");
+        assert!(after.weight.to_f32().iter().all(|x| x.is_finite()), "{case}");
+    });
+}
+
+#[test]
+fn masks_are_kept_or_their_loss_is_told() {
+    for_all(|case, _, _, before, after, notes| {
+        let told = notes.iter().any(|note| note.contains("mask"));
+        let after = after.weight.leaves();
+        for (n, (_, leaf)) in before.weight.leaves().into_iter().enumerate() {
+            let Some(mask) = &leaf.mask else { continue };
+            if told {
+                continue;
+            }
+            let Some((_, Leaf { mask: Some(now), .. })) = after.get(n) else { panic!("{case}: the mask is gone") };
+            let values = after[n].1.to_f32();
+            for i in (0..values.len()).filter(|&i| !mask.keeps(i)) {
+                assert!(!now.keeps(i) && values[i] == 0.0, "{case}: entry {i} came back");
+            }
+        }
+    });
+}
+
+#[test]
+fn settings_survive_writing_and_reading() {
+    for entry in METHODS {
+        for settings in variants(entry) {
+            let written = (entry.parse)(settings.clone()).unwrap().settings();
+            let text = written.to_string();
+            let read = (entry.parse)(serde_json::from_str(&text).unwrap()).unwrap().settings();
+            assert_eq!(read, written, "{} {settings}", entry.name);
+            for (name, value) in settings.as_object().into_iter().flatten() {
+                assert!(same(&written[name], value), "{} {settings}: {name} became {}", entry.name, written[name]);
+            }
+            for name in written.as_object().unwrap().keys() {
+                assert!(entry.settings.iter().any(|s| s.name == name), "{}: `{name}` is not listed", entry.name);
+            }
+        }
+    }
+}
+
+fn same(a: &Value, b: &Value) -> bool {
+    a == b || a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| a == b)
+}
+
+#[test]
+fn an_unknown_setting_is_an_error_that_names_the_nearest() {
+    for entry in METHODS {
+        for setting in entry.settings {
+            let misspelt = format!("{}x", setting.name);
+            let error = (entry.parse)(json!({ &misspelt: 1 })).unwrap_err();
+            assert_eq!(error.hint(), Some(format!("did you mean `{}`?", setting.name)), "{}", entry.name);
+        }
+        assert!((entry.parse)(json!({"no such thing": 1})).is_err());
+    }
+}
+
+fn relative_error(before: &Linear<Weight>, after: &Linear<Weight>) -> f64 {
+    let (a, b) = (before.weight.to_f32(), after.weight.to_f32());
+    let error: f64 = a.iter().zip(&b).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
+    error / a.iter().map(|&a| (a as f64).powi(2)).sum::<f64>()
+}
+
+#[test]
+fn error_falls_with_more_bits_more_rank_and_less_sparsity() {
+    for entry in METHODS {
+        for (name, before) in layers().into_iter().filter(|(name, _)| matches!(*name, "f32" | "bf16" | "masked")) {
+            let error = |settings: &Value| {
+                let mut after = before.clone();
+                let method = (entry.parse)(settings.clone()).unwrap();
+                method.rewrite(&mut after, &mut Cx::new(&site(0), 0)).unwrap();
+                relative_error(&before, &after)
+            };
+            let errors: Vec<f64> = ladder(entry).iter().map(error).collect();
+            assert!(errors.windows(2).all(|e| e[1] < e[0]), "{} on {name}: {errors:?}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn peak_bytes_covers_at_least_the_result() {
+    for_all(|case, method, _, before, after, _| {
+        let result = Form::of(&after.weight).bits() / 8;
+        let changed = before.weight != after.weight;
+        assert!(!changed || method.peak_bytes(&forms(before)) >= result, "{case}");
+    });
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_every_method() {
+    for entry in METHODS {
+        let mut w = noise(64 * 128, 1);
+        w[77] = f32::NAN;
+        let mut layer = Linear { weight: Weight::float([64, 128], Floats::F32(w)), bias: None };
+        let error = (entry.parse)(Value::Null).unwrap().rewrite(&mut layer, &mut Cx::new(&site(4), 0)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`blocks.4.mlp.up` holds 1 NaN and 0 infinite values among 8192",
+            "{}",
+            entry.name
+        );
+    }
+}
+
+fn apply(name: &str, settings: Value, layer: &mut Linear<Weight>) {
+    method(name, settings).unwrap().rewrite(layer, &mut Cx::new(&site(0), 0)).unwrap();
+}
+
+#[test]
+fn quantization_keeps_what_pruning_removed() {
+    for (pruned, quantized) in [
+        (json!({"pattern": "2:4"}), json!({"bits": 4})),
+        (json!({"sparsity": 0.6, "scope": "row"}), json!({"bits": 3, "symmetric": false, "range": "mse"})),
+        (json!({"sparsity": 0.5}), json!({"bits": 1, "group": "channel"})),
+    ] {
+        let mut layer = Linear { weight: float([64, 256], 1, Dtype::Bf16), bias: None };
+        apply("prune.magnitude", pruned, &mut layer);
+        let Expr::Leaf(Leaf { mask: Some(mask), .. }) = layer.weight.clone() else { panic!("pruning leaves a mask") };
+        apply("quantize.rtn", quantized, &mut layer);
+        let values = layer.weight.to_f32();
+        assert!((0..values.len()).all(|i| mask.keeps(i) || values[i].to_bits() & 0x7FFF_FFFF == 0));
+        assert!(matches!(&layer.weight, Expr::Leaf(Leaf { mask: Some(now), .. }) if *now == mask));
+    }
+}
+
+#[test]
+fn quantization_after_decomposition_codes_both_factors() {
+    let mut layer = Linear { weight: float([128, 256], 1, Dtype::Bf16), bias: None };
+    apply("decompose.svd", json!({"rank": 32}), &mut layer);
+    let factors = layer.clone();
+    apply("quantize.rtn", json!({"bits": 8, "group": 32}), &mut layer);
+    let Expr::Product(ab) = &layer.weight else { panic!("the factors stay factors") };
+    for part in ab.iter() {
+        assert!(matches!(part, Expr::Leaf(Leaf { code: Code::Grid(grid), .. }) if grid.bits == 8));
+    }
+    assert!(relative_error(&factors, &layer) < 1e-3);
+}
+
+#[test]
+fn the_list_is_in_the_order_of_a_recipe() {
+    assert!(METHODS.is_sorted_by_key(|entry| entry.kind));
+    let family = |kind| match kind {
+        Kind::Prune => "prune.",
+        Kind::Decompose => "decompose.",
+        Kind::Quantize => "quantize.",
+    };
+    assert!(METHODS.iter().all(|entry| entry.name.starts_with(family(entry.kind))));
+}
