@@ -14,7 +14,7 @@ use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 /// Largest difference, as a share of the largest value: rounding in another order, in single precision.
-const TOLERANCE: f32 = 1e-4;
+const TOLERANCE: f32 = 1e-5;
 
 /// The golden files, each with its model as a checkpoint on disk.
 struct Golden {
@@ -123,11 +123,12 @@ fn every_golden_model_with_a_head_continues_from_its_cache() {
     check(golden().filter(|golden| golden.has_head).map(|golden| {
         let resident = Resident::load(&golden.checkpoint, Compute::F32).unwrap();
         let mut cache = resident.cache();
-        let (start, rest) = golden.ids.split_at(3);
+        // Where windows are full, and where the model with other frequencies for long inputs has them already.
+        let (start, rest) = golden.ids.split_at(10);
         let mut got: Vec<f32> = resident.forward(start, &mut cache).unwrap().to_vec1().unwrap();
         for &id in rest {
             got.extend(resident.forward(&[id], &mut cache).unwrap().to_vec1::<f32>().unwrap());
         }
-        (golden.name, difference(&got, &golden.expected[2 * golden.width..]))
+        (golden.name, difference(&got, &golden.expected[9 * golden.width..]))
     }));
 }
