@@ -5,6 +5,8 @@
 
 mod bf16;
 mod dense;
+#[cfg(target_arch = "x86_64")]
+mod dot;
 mod few;
 
 pub use bf16::{PackedBf16, Rows, RowsMut, linear_bf16, linear_bf16_scalar};
