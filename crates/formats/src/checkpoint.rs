@@ -8,6 +8,7 @@ use brevity_model::{
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::compressed_tensors;
 use crate::container::Container;
 use crate::error::Error;
 use crate::finite;
@@ -15,6 +16,7 @@ use crate::folder::Folder;
 use crate::fp8::Fp8;
 use crate::gguf::Gguf;
 use crate::hf::WeightFiles;
+use crate::native;
 use crate::safetensors::SafetensorsFiles;
 use crate::tokenizer;
 
@@ -270,9 +272,8 @@ impl Tensors for Named<'_> {
     }
 
     fn source(&self, site: &Site, slot: Slot, name: &str, view: View) -> Option<Source> {
-        if let Some(tensor) = self.0.at_site(site, slot) {
-            let form = self.0.form(&tensor)?;
-            return Some(Source { tensor, form, view: View::whole() });
+        if let Some(source) = self.0.source_at(site, slot) {
+            return Some(source);
         }
         let form = view.form(&self.0.form(name)?, slot);
         Some(Source { tensor: name.to_owned(), form, view })
@@ -291,8 +292,14 @@ fn wrap(
         let (path, method) = (folder.path().to_owned(), method.to_owned());
         Err(Error::QuantMethod { path, method })
     };
+    if config.get("brevity").and_then(|ours| ours.get("layout")).and_then(Value::as_str) == Some("native") {
+        return Ok((native::open(files, config)?, "native"));
+    }
     match method {
         Some("fp8" | "fbgemm_fp8") | None => {}
+        Some("compressed-tensors") => {
+            return Ok((compressed_tensors::open(files, config)?, "compressed-tensors"));
+        }
         Some(other) => return refused(other),
     }
     if config.get("quantization").is_some_and(|value| value.get("bits").is_some()) {

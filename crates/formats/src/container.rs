@@ -27,9 +27,9 @@ pub trait Container: Send + Sync {
             .map_err(|fault| Error::View { tensor: source.tensor.clone(), fault })
     }
 
-    /// The logical tensor that stands at a site, for containers that are laid out by site and not by the names of a
-    /// checkpoint.
-    fn at_site(&self, _site: &Site, _slot: Slot) -> Option<String> {
+    /// Where the weight of a site is, for containers that know it by site: its tensor, form and view in the checkpoint
+    /// that it comes from.
+    fn source_at(&self, _site: &Site, _slot: Slot) -> Option<Source> {
         None
     }
 

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use brevity_model::Site;
 
+use crate::coded::CodedFault;
+use crate::output::OutputFault;
+use crate::unholdable::Why;
 use crate::view::ViewFault;
 
 /// Why a checkpoint cannot be read or written.
@@ -161,6 +164,20 @@ pub enum Error {
         /// Rows of the table.
         rows: usize,
     },
+    /// A text is not the id of a model on the hub.
+    #[error("`{text}` is neither a file or directory nor the id of a model (`owner/name` or `owner/name@revision`)")]
+    HubId {
+        /// The text.
+        text: String,
+    },
+    /// A model cannot be had from the hub.
+    #[error("cannot get `{id}` from the hub: {fault}")]
+    Hub {
+        /// The model.
+        id: String,
+        /// Why not.
+        fault: HubFault,
+    },
     /// A weight file is damaged as a whole.
     #[error("`{}` is damaged: {fault}", file.display())]
     File {
@@ -278,6 +295,100 @@ pub enum Error {
         tensor: String,
         /// Why not.
         fault: ViewFault,
+    },
+    /// The tensors of a coded weight do not fit each other, or what is said about them.
+    #[error("cannot read the coded weight `{tensor}`: {fault}")]
+    Coded {
+        /// The weight.
+        tensor: String,
+        /// What is wrong with it.
+        fault: CodedFault,
+    },
+    /// The format has no way to say this.
+    #[error("the format `{format}` cannot hold `{site}`: {why}")]
+    Unholdable {
+        /// The format.
+        format: &'static str,
+        /// The weight.
+        site: Site,
+        /// Why not.
+        why: Why,
+    },
+    /// An output directory, or a file in it, cannot be used or finished.
+    #[error("cannot write `{}`: {fault}", path.display())]
+    Output {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: OutputFault,
+    },
+}
+
+/// Why a model cannot be had from the hub.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubFault {
+    /// There is no such model.
+    #[error("model not found")]
+    NotFound,
+    /// The model has no such branch, tag or commit.
+    #[error("it has no revision `{revision}`")]
+    NoRevision {
+        /// The revision.
+        revision: String,
+    },
+    /// The model is gated or private, or there is none of this name: the hub does not tell these apart.
+    #[error("the hub does not let us in")]
+    NotForUs,
+    /// The hub has had enough of us.
+    #[error("too many requests")]
+    TooMany,
+    /// The hub cannot be reached.
+    #[error("`{url}` cannot be reached: {what}")]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// What the network says.
+        what: String,
+    },
+    /// We are offline and the model is not in the cache, or not all of it.
+    #[error("offline, and it is not in the cache")]
+    NotCached,
+    /// The model has no such file.
+    #[error("it has no file `{file}`{}", list("; there are ", files))]
+    NoFile {
+        /// The file.
+        file: String,
+        /// Files of its kind that are there.
+        files: Vec<String>,
+    },
+    /// The model has no weights that are read.
+    #[error("it has neither safetensors nor GGUF weights")]
+    NoWeights,
+    /// The model has several GGUF files.
+    #[error("it has several GGUF files{}", list(": ", files))]
+    ManyGguf {
+        /// The files.
+        files: Vec<String>,
+    },
+    /// A file has come incompletely.
+    #[error("of `{file}` came {here} bytes of {there}")]
+    Size {
+        /// The file.
+        file: String,
+        /// Bytes that came.
+        here: u64,
+        /// Bytes it should have.
+        there: u64,
+    },
+    /// The cache has no room.
+    #[error("the disk of the cache is full")]
+    DiskFull,
+    /// The hub answers something unexpected.
+    #[error("{what}")]
+    Answer {
+        /// What it is.
+        what: String,
     },
 }
 
@@ -474,6 +585,12 @@ pub enum TensorFault {
         /// Bytes there are.
         has: u64,
     },
+    /// It has no values but an absurd dimension.
+    #[error("shape {shape:?} is too large for no values")]
+    Empty {
+        /// Its dimensions.
+        shape: Vec<u64>,
+    },
     /// It has more dimensions than tensors have.
     #[error("it has {count} dimensions")]
     Dimensions {
@@ -555,6 +672,25 @@ impl Error {
                 "make one with transformers: AutoTokenizer.from_pretrained(dir).save_pretrained(dir)".into()
             }
             Error::TokenTable { .. } => "the tokenizer.json belongs to another model; take the one of this model".into(),
+            Error::HubId { .. } => "check the path, or write the id as on the hub".into(),
+            Error::Hub { fault, .. } => match fault {
+                HubFault::NotFound => "check the spelling of owner and name; ids look like `HuggingFaceTB/SmolLM2-135M`".into(),
+                HubFault::NoRevision { .. } => "leave out `@revision` for the main branch".into(),
+                HubFault::NotForUs => {
+                    "check the spelling; for a gated or private model accept its terms on the hub and set HF_TOKEN to a \
+                     token that may read it"
+                        .into()
+                }
+                HubFault::TooMany => "wait a little and try again; a token in HF_TOKEN raises the limit".into(),
+                HubFault::Unreachable { .. } => {
+                    "check the network and HF_ENDPOINT; with HF_HUB_OFFLINE=1 the cached copy is used".into()
+                }
+                HubFault::NotCached => "unset HF_HUB_OFFLINE once to fetch it".into(),
+                HubFault::ManyGguf { .. } => "name one of them: `owner/name/FILE.gguf`".into(),
+                HubFault::Size { .. } => "try again".into(),
+                HubFault::DiskFull => "make room, or move the cache with HF_HOME".into(),
+                _ => return None,
+            },
             Error::BlockType { .. } => {
                 "use a file with types of the Q4_0 to Q8_K families, F16, BF16 or F32; llama-quantize makes one from \
                  the original model"
@@ -567,6 +703,12 @@ impl Error {
             }
             Error::MissingShard { .. } => "the download is incomplete; fetch the missing file".into(),
             Error::Duplicate { .. } => "remove the file that does not belong to the model".into(),
+            Error::Unholdable { why, .. } => return why.hint(),
+            Error::Output { fault, .. } => return fault.hint().map(str::to_owned),
+            Error::Coded { fault: CodedFault::Unsupported { .. } | CodedFault::Unknown, .. } => {
+                "convert the checkpoint to plain floats with the tool that made it".into()
+            }
+            Error::Coded { .. } => "fetch the checkpoint again; a file or `config.json` may be of another version".into(),
             _ => return None,
         })
     }

@@ -166,7 +166,7 @@ impl Gguf {
         };
         // Rows are collected into pieces of about this many bytes, with the alignment that candle insists on.
         const PIECE: usize = 1 << 20;
-        let per_piece = (PIECE / width.max(1)).max(1);
+        let per_piece = (PIECE / width.max(1)).clamp(1, bytes.len() / width.max(1) + 1);
         let mut piece = vec![0u64; (per_piece * width).div_ceil(8)];
         let mut rows = rows.peekable();
         while rows.peek().is_some() {

@@ -14,6 +14,9 @@ use crate::error::{Error, FileFault, TensorFault};
 /// Bytes that a header may have at most, as in the reference implementation.
 const HEADER_LIMIT: u64 = 100_000_000;
 
+/// The largest dimension of a tensor that has no bytes.
+pub(crate) const EMPTY_LIMIT: u64 = 1 << 24;
+
 /// What one header says, checked against the size of its file.
 #[derive(Debug)]
 pub struct Header {
@@ -98,7 +101,10 @@ fn entry(value: &Value, start: usize, available: usize) -> Result<HeaderEntry, T
     if needs != Some(end - begin) {
         return Err(TensorFault::Size { dtype: name.to_owned(), shape, needs, has: end - begin });
     }
-    // A dimension beside a zero can still be too large to count with.
+    // The size of a tensor without bytes bounds none of its dimensions.
+    if shape.contains(&0) && shape.iter().any(|&n| n > EMPTY_LIMIT) {
+        return Err(TensorFault::Empty { shape });
+    }
     let shape = shape.into_iter().map(usize::try_from).collect::<Result<_, _>>();
     let shape = shape.map_err(|_| wrong("a dimension is too large"))?;
     Ok(HeaderEntry { dtype, shape, range: start + begin as usize..start + end as usize })
@@ -269,6 +275,7 @@ mod tests {
                 "needs too many bytes, but it has 8",
             ),
             (one(r#"{"dtype":"F4","shape":[3],"data_offsets":[0,2]}"#), 2, "shape [3] of F4 needs too many bytes"),
+            (one(r#"{"dtype":"F32","shape":[0,1099511627776],"data_offsets":[0,0]}"#), 0, "too large for no values"),
             (format!(r#"{{"a":{{{sound}}},"a":{{{sound}}}}}"#), 8, "the header names it twice"),
             (one(&format!("{{{sound}}}")), 9, "bytes 8..9 of its data belong to no tensor"),
             (

@@ -71,7 +71,10 @@
 //! ```
 
 pub mod activation;
+<<<<<<< HEAD
+=======
 pub mod attention;
+>>>>>>> main
 pub mod bits;
 pub mod cast;
 pub mod cpu;
@@ -79,7 +82,10 @@ pub mod grid;
 pub mod linalg;
 pub mod matmul;
 pub mod norm;
+<<<<<<< HEAD
+=======
 pub mod ops;
+>>>>>>> main
 pub mod rope;
 pub mod softmax;
 

@@ -31,7 +31,7 @@ pub use cache::{Cache, Kv};
 pub use error::{Error, Result};
 pub use forward::Forward;
 pub use generate::{Sampling, generate};
-pub use prepare::{Keep, Prepare};
+pub use prepare::Prepare;
 pub use resident::Resident;
 pub use stream::Stream;
 pub use streamed::{Chunk, Progress, StreamOptions, Visit, Watch, run_streamed, run_streamed_pair};

@@ -4,25 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use brevity_kernels::cast;
-use brevity_kernels::grid;
 use brevity_kernels::matmul::PackedBf16;
 use brevity_kernels::ops::{Compute, Prepared};
-use brevity_kernels::packed::PackedGrid;
-use brevity_model::{Code, Expr, Floats, Grid, Group, Leaf, Role, Rule, Slot, Stage, Weight};
+use brevity_model::{Code, Expr, Floats, Leaf, Role, Rule, Slot, Stage, Weight};
 use candle_core::{Device, Tensor};
 
 use crate::applied::Applied;
 use crate::error::{Error, Result};
 use crate::table::Table;
-
-/// What becomes of weights on a grid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// They are decoded: fastest over many rows, for a stage that is used and dropped.
-    Decoded,
-    /// They are kept packed and decoded where they are multiplied: smallest, for a model that stays.
-    Packed,
-}
 
 /// How weights are made ready.
 #[derive(Clone, Debug)]
@@ -31,14 +20,12 @@ pub struct Prepare {
     pub compute: Compute,
     /// Where the tensors are.
     pub device: Device,
-    /// What becomes of weights on a grid.
-    pub keep: Keep,
 }
 
 impl Prepare {
-    /// For the processor, with grids decoded.
+    /// For the processor.
     pub fn new(compute: Compute) -> Self {
-        Prepare { compute, device: Device::Cpu, keep: Keep::Decoded }
+        Prepare { compute, device: Device::Cpu }
     }
 
     /// A stage ready to run, without changing the weights.
@@ -97,21 +84,13 @@ impl Prepare {
     fn leaf(&self, leaf: Leaf) -> Result<Applied> {
         let [outputs, inputs] = leaf.shape;
         Ok(match (&leaf.code, &leaf.mask) {
-            (Code::Rule(Rule::Diagonal(d)), None) => {
-                Applied::Diagonal(Tensor::from_slice(d, d.len(), &self.device)?)
-            }
+            (Code::Rule(Rule::Diagonal(d)), None) => Applied::Diagonal(Tensor::from_slice(d, d.len(), &self.device)?),
             (Code::Rule(Rule::Permutation(p)), None) => {
                 Applied::Permutation(Tensor::from_slice(p, p.len(), &self.device)?)
             }
             (Code::Rule(Rule::Hadamard(n)), None) => Applied::Hadamard(*n),
             (Code::Float(Floats::Bf16(values)), None) if self.compute == Compute::Bf16 && self.device.is_cpu() => {
                 Applied::Matrix(Prepared::Bf16(Arc::new(PackedBf16::from_bf16(values, outputs, inputs))))
-            }
-            (Code::Grid(grid), _) if self.keep == Keep::Packed && self.device.is_cpu() => {
-                match packed(grid, &leaf) {
-                    Some(packed) => Applied::Matrix(Prepared::Grid(Arc::new(packed), self.compute)),
-                    None => self.dense(leaf)?,
-                }
             }
             _ => self.dense(leaf)?,
         })
@@ -146,52 +125,4 @@ fn decode(leaf: Leaf) -> Vec<f32> {
         mask.apply(&mut values);
     }
     values
-}
-
-/// A grid in the packed form of the kernels, if they have one for it. Removed entries get the code of zero.
-fn packed(grid: &Grid, leaf: &Leaf) -> Option<PackedGrid> {
-    let group = match grid.group {
-        Group::Tensor => grid::Group::Tensor,
-        Group::Channel => grid::Group::Row,
-        Group::Columns(size) => grid::Group::Size(size),
-    };
-    let codes = match &leaf.mask {
-        None => None,
-        Some(mask) => {
-            let mut codes = grid.codes.clone();
-            let level = grid.levels.as_ref().map(|levels| levels.iter().position(|&level| level == 0.0));
-            for (i, code) in codes.iter_mut().enumerate().filter(|&(i, _)| !mask.keeps(i)) {
-                *code = match (level, &grid.zeros) {
-                    (Some(level), _) => u8::try_from(level?).ok()?,
-                    (None, None) => 1 << (grid.bits - 1),
-                    (None, Some(zeros)) => zeros[scale_of(grid.group, leaf.shape, i)],
-                };
-            }
-            Some(codes)
-        }
-    };
-    let codes = codes.as_ref().unwrap_or(&grid.codes);
-    let scales = grid::Scales { scales: grid.scales.clone(), zeros: grid.zeros.clone() };
-    match &grid.levels {
-        None => {
-            let spec = grid::Spec {
-                bits: grid.bits.into(),
-                group,
-                symmetric: grid.zeros.is_none(),
-                range: grid::Range::MinMax,
-                scale: grid::ScaleType::F32,
-                ragged: true,
-            };
-            PackedGrid::new(&spec, &scales, codes, leaf.shape).ok()
-        }
-        Some(levels) => PackedGrid::from_levels(levels, group, &scales.scales, codes, leaf.shape).ok(),
-    }
-}
-
-/// Which scale entry `i` has.
-fn scale_of(group: Group, shape: [usize; 2], i: usize) -> usize {
-    match group {
-        Group::Tensor => 0,
-        _ => i / shape[1] * group.scales(shape)[1] + i % shape[1] / group.columns(shape[1]),
-    }
 }

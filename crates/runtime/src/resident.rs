@@ -8,11 +8,11 @@ use crate::applied::Applied;
 use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::forward::Forward;
-use crate::prepare::{Keep, Prepare};
+use crate::prepare::Prepare;
 use crate::stream::{check_finite, check_ids};
 use crate::streamed::{load, places, tied};
 
-/// A model whose weights are all made ready; grids stay packed.
+/// A model whose weights are all made ready.
 #[derive(Debug)]
 pub struct Resident {
     forward: Forward,
@@ -29,7 +29,7 @@ impl Resident {
     /// # Errors
     /// If a stage cannot be read or made ready.
     pub fn load(stages: &dyn Stages, compute: Compute) -> Result<Self> {
-        let prepare = Prepare { keep: Keep::Packed, ..Prepare::new(compute) };
+        let prepare = Prepare::new(compute);
         let model = stages.model();
         let mut ready = Vec::new();
         for (n, place) in places(model) {

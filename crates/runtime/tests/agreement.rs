@@ -4,12 +4,8 @@ mod common;
 
 use std::sync::Arc;
 
-use brevity_model::{
-    Code, Codebook, Dtype, Expr, Floats, Grid, Group, Leaf, Mask, Reach, Rule, Stage, Stages, Weight,
-};
-use brevity_runtime::{
-    Compute, Error, Resident, Sampling, StreamOptions, generate, run_streamed, run_streamed_pair,
-};
+use brevity_model::{Code, Codebook, Dtype, Expr, Floats, Grid, Group, Leaf, Mask, Reach, Rule, Stage, Stages, Weight};
+use brevity_runtime::{Compute, Error, Resident, Sampling, StreamOptions, generate, run_streamed, run_streamed_pair};
 use common::{Lcg, Memory, expanded, relative};
 
 fn windows(count: usize, tokens: usize) -> Vec<Vec<u32>> {
@@ -197,7 +193,11 @@ fn between_rules(weight: Weight) -> Weight {
     let [rows, columns] = weight.shape();
     let turn = |n: usize| {
         let by = n / 2 + 1;
-        if n.is_power_of_two() { Rule::Hadamard(n) } else { Rule::Permutation((0..n).map(|i| ((i + by) % n) as u32).collect()) }
+        if n.is_power_of_two() {
+            Rule::Hadamard(n)
+        } else {
+            Rule::Permutation((0..n).map(|i| ((i + by) % n) as u32).collect())
+        }
     };
     let diagonal = Rule::Diagonal((0..rows).map(|i| 1.0 + i as f32 / 50.0).collect());
     let inner = Weight::product(rule(turn(rows)), Weight::product(weight, rule(turn(columns))));

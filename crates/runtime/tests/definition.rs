@@ -94,7 +94,9 @@ fn mlp(mlp: &Mlp<Weight>, x: &Rows) -> Rows {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
         Activation::Relu => x.max(0.0),
-        Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
         Activation::Gelu => unreachable!("recorded cases cover it"),
     };
     let up = linear(&mlp.up, x);
@@ -137,15 +139,8 @@ impl Parts {
 
     fn block(&mut self) -> Block<Weight> {
         let (qk_dim, v_dim) = (8, 6);
-        let heads = Heads {
-            kv_of: vec![1, 0, 1],
-            qk_dim,
-            v_dim,
-            scale: 0.4,
-            rope: None,
-            reach: Reach::Causal,
-            softcap: None,
-        };
+        let heads =
+            Heads { kv_of: vec![1, 0, 1], qk_dim, v_dim, scale: 0.4, rope: None, reach: Reach::Causal, softcap: None };
         let attn = Attention {
             before: self.norm(HIDDEN, NormKind::Rms, false),
             q: self.linear(3 * qk_dim, HIDDEN, true),
@@ -180,11 +175,9 @@ fn blocks() -> Vec<(&'static str, Block<Weight>)> {
         change(&mut parts, attn.as_mut().unwrap(), mlp.as_mut().unwrap(), &mut parallel);
         all.push((name, Block { attn, mlp, parallel }));
     };
-    let rope = |style, pairs: usize, amplitude| Some(Rope {
-        inv_freq: (0..pairs).map(|i| 0.7f32.powi(i as i32)).collect(),
-        style,
-        amplitude,
-    });
+    let rope = |style, pairs: usize, amplitude| {
+        Some(Rope { inv_freq: (0..pairs).map(|i| 0.7f32.powi(i as i32)).collect(), style, amplitude, long: None })
+    };
     add("plain", &mut |_, _, _, _| ());
     add("parallel, both ways", &mut |_, attn, _, parallel| {
         *parallel = true;

@@ -21,12 +21,14 @@ fn tiny_models_return_the_recorded_logits() {
         let mut numbers = Lcg(fixture["seed"].as_u64().unwrap());
         let mut named = Named::default();
         for parameter in fixture["parameters"].as_array().unwrap() {
-            let shape: Vec<usize> = parameter["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
+            let shape: Vec<usize> =
+                parameter["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
             let shape = if let [n] = shape[..] { [1, n] } else { [shape[0], shape[1]] };
             let values = numbers.values(shape[0] * shape[1], parameter["norm"].as_bool().unwrap());
             named.0.insert(parameter["name"].as_str().unwrap().into(), (shape, values));
         }
-        let mut ids: Vec<u32> = fixture["input_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let mut ids: Vec<u32> =
+            fixture["input_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
         // Behind the real tokens of an encoder's case stands padding, which real tokens do not see.
         if let Some(mask) = fixture.get("attention_mask") {
             ids.truncate(mask.as_array().unwrap().iter().filter(|real| real.as_u64() == Some(1)).count());

@@ -10,6 +10,7 @@ use std::path::Path;
 use brevity_model::BlockKind;
 
 use crate::error::{Error, FileFault, TensorFault};
+use crate::header::EMPTY_LIMIT;
 
 /// Elements of all lists of a header together.
 const ELEMENT_LIMIT: u64 = 1 << 24;
@@ -116,11 +117,12 @@ pub fn check(file: &Path, bytes: &[u8]) -> Result<(), Error> {
         shape.reverse();
         let count = shape.iter().try_fold(1u64, |count, &n| count.checked_mul(n));
         let needs = count.and_then(|count| (count / kind.values as u64).checked_mul(kind.bytes as u64));
-        // Beside a zero, a dimension can still be too large to count with.
-        let sound = shape.iter().all(|&n| n <= i64::MAX as u64);
-        let Some(needs) = needs.filter(|_| sound) else {
+        let Some(needs) = needs else {
             return Err(broken(TensorFault::Size { dtype: kind.name, shape, needs: None, has: bytes.len() as u64 }));
         };
+        if needs == 0 && shape.iter().any(|&n| n > EMPTY_LIMIT) {
+            return Err(broken(TensorFault::Empty { shape }));
+        }
         if !names.insert(name) {
             return Err(broken(TensorFault::Twice));
         }

@@ -78,7 +78,8 @@ impl Memory {
                 "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64, "hidden_act": "silu",
                 "tie_word_embeddings": {tied}}}"#
         );
-        let mut shapes = vec![("model.embed_tokens.weight".to_owned(), [50, 32]), ("model.norm.weight".into(), [1, 32])];
+        let mut shapes =
+            vec![("model.embed_tokens.weight".to_owned(), [50, 32]), ("model.norm.weight".into(), [1, 32])];
         if !tied {
             shapes.push(("lm_head.weight".into(), [50, 32]));
         }

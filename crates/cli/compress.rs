@@ -1,0 +1,274 @@
+//! `brevity compress`: a recipe carried out, and what it cost.
+
+use std::path::{Path, PathBuf};
+
+use brevity::Checkpoint;
+use brevity::engine::{CardScore, Plan, PlanOptions, Recipe, Report, RunOptions, SiteReport, write_card};
+use brevity::eval::Score;
+use brevity::model::Place;
+use serde_json::{Value, json};
+
+use crate::args::{Compress, Machine};
+use crate::compare::{self, Comparison};
+use crate::failure::Usage;
+use crate::progress::{Progress, cancelled};
+use crate::{inspect, machine, print, table, units};
+
+pub fn run(args: &Compress) -> anyhow::Result<()> {
+    machine::use_threads(&args.machine)?;
+    let mut recipe = crate::recipes::read(&args.recipe)?;
+    for assignment in &args.set {
+        recipe.set(assignment)?;
+    }
+    let checkpoint = crate::open(&args.model, args.loose)?;
+    let text = args.text.as_deref().or(brevity::is_embedded(&args.model).then_some("heldout")).filter(|text| *text != "none");
+    if let Some(text) = text {
+        // Whatever is wrong with the text is better known now than after the work.
+        crate::eval::windows(&brevity::text(text)?, &checkpoint, &args.windows)?;
+    }
+    let options = PlanOptions {
+        format: args.format.clone(),
+        seed: args.seed,
+        ..plan_options(&args.model, &args.machine, args.out.as_deref())
+    };
+    let plan = Plan::make(&checkpoint, &recipe, &options)?;
+    if args.dry_run {
+        return show(&plan, args.json);
+    }
+    let Some(out) = &args.out else {
+        let hint = Some("`--out DIR`, or `--dry-run` to see the plan only".into());
+        return Err(Usage { what: "there is no directory to write to".into(), hint }.into());
+    };
+    let report = carry_out(&plan, &checkpoint, out, args.fresh)?;
+    if !args.json {
+        print::line(&summary(&plan, &report, out))?;
+    }
+    let comparison = match text {
+        None => None,
+        Some(text) => {
+            let after = Checkpoint::open(out)?;
+            let found = compare::measure(&checkpoint, &after, text, &args.windows, &args.machine)?;
+            write_card(out, &card_scores(&found))?;
+            Some(found)
+        }
+    };
+    if args.json {
+        return print::line(&serde_json::to_string_pretty(&json_of(&plan, &report, out, comparison.as_ref()))?);
+    }
+    match comparison {
+        Some(found) => print::line(&format!("\n{}", found.table())),
+        None => print::line(&format!(
+            "\nwhat it cost: brevity compare {} {} --text FILE",
+            args.model,
+            out.display()
+        )),
+    }
+}
+
+/// The options that every plan of the command has.
+pub fn plan_options(model: &str, allowed: &Machine, out: Option<&Path>) -> PlanOptions {
+    PlanOptions {
+        // A directory is known by its own name, wherever it lies.
+        model: (!Path::new(model).exists()).then(|| model.to_owned()),
+        max_memory: allowed.max_memory,
+        threads: allowed.threads.unwrap_or(0),
+        out: out.map(PathBuf::from),
+        ..PlanOptions::default()
+    }
+}
+
+/// Runs a plan with progress on stderr.
+pub fn carry_out(plan: &Plan, checkpoint: &Checkpoint, out: &Path, fresh: bool) -> anyhow::Result<Report> {
+    for lint in &plan.lints {
+        eprintln!("note: {} ({})", lint.what, lint.hint);
+    }
+    let layers = plan.sites.iter().filter(|site| !site.methods.is_empty()).count();
+    let mut watch = Watch { progress: Progress::new("compressing", 1), layers: layers as u64, done: 0 };
+    Ok(plan.run(checkpoint, out, &RunOptions { fresh }, &mut watch)?)
+}
+
+/// Shows how far a run is: by layers, or by stages where no layer is rewritten.
+struct Watch {
+    progress: Progress,
+    layers: u64,
+    done: u64,
+}
+
+impl brevity::engine::Observer for Watch {
+    fn layer(&mut self, _: &SiteReport) {
+        self.done += 1;
+        self.progress.at(self.done, self.layers);
+    }
+
+    fn stage(&mut self, done: usize, total: usize, _: &[SiteReport]) {
+        if self.layers == 0 {
+            self.progress.at(done as u64, total as u64);
+        }
+    }
+
+    fn cancelled(&mut self) -> bool {
+        cancelled()
+    }
+}
+
+/// What a plan will do, as a table or as JSON.
+pub fn show(plan: &Plan, as_json: bool) -> anyhow::Result<()> {
+    let size = &plan.size;
+    if as_json {
+        let report = json!({
+            "model": plan.model,
+            "recipe": plan.recipe.normalised(),
+            "format": plan.format.name(),
+            "opened_by": plan.consumers(),
+            "size_bytes_before": size.size_bytes_before,
+            "size_bytes_after": size.size_bytes_after,
+            "bits_per_weight": size.bits_per_weight,
+            "bits_per_touched_weight": size.bits_per_touched_weight,
+            "peak_memory_bytes": plan.peak_memory_bytes,
+            "disk_bytes": plan.disk.0,
+            "disk_free_bytes": plan.disk.1,
+            "lints": plan.lints,
+            "sites": plan.sites,
+        });
+        return print::line(&serde_json::to_string_pretty(&report)?);
+    }
+    print::line(&format!("{} by `{}`: {}\n", plan.model, plan.recipe.name, plan.recipe.about.trim_end()))?;
+    let header = ["site", "count", "shape", "before", "after", "bytes before", "bytes after"];
+    print::line(&table::table(&header, &[1, 5, 6], plan_rows(plan)))?;
+    print::line(&format!(
+        "\nweight files  {} -> {} ({} bytes), {:.2} bits per weight",
+        units::bytes(size.size_bytes_before),
+        units::bytes(size.size_bytes_after),
+        size.size_bytes_after,
+        size.bits_per_weight
+    ))?;
+    print::line(&format!("peak memory   {} at most, with {} threads", units::bytes(plan.peak_memory_bytes), plan.threads))?;
+    let free = plan.disk.1.map_or(String::new(), |free| format!(", {} free", units::bytes(free)));
+    print::line(&format!("disk          {}{free}", units::bytes(plan.disk.0)))?;
+    print::line(&format!("format        {}, opened by {}", plan.format.name(), plan.consumers()))?;
+    for lint in &plan.lints {
+        print::line(&format!("note          {} ({})", lint.what, lint.hint))?;
+    }
+    Ok(())
+}
+
+/// The sites of a plan, those that are alike in one row.
+fn plan_rows(plan: &Plan) -> Vec<Vec<String>> {
+    struct Alike {
+        site: String,
+        count: usize,
+        shape: [usize; 2],
+        before: String,
+        after: String,
+        bytes: [u64; 2],
+    }
+    let mut rows: Vec<Alike> = Vec::new();
+    for planned in &plan.sites {
+        let mut site = planned.site.to_string();
+        if let Place::Block(n) = planned.site.place {
+            site = site.replacen(&format!("blocks.{n}."), "blocks.*.", 1);
+        }
+        let after = if planned.methods.is_empty() { "as it is".to_owned() } else { inspect::kind(&planned.after) };
+        let row = Alike {
+            site,
+            count: 1,
+            shape: planned.shape,
+            before: inspect::kind(&planned.before),
+            after,
+            bytes: [planned.bytes_before, planned.bytes_after],
+        };
+        let same = |seen: &&mut Alike| {
+            (&seen.site, seen.shape, &seen.before, &seen.after) == (&row.site, row.shape, &row.before, &row.after)
+        };
+        match rows.iter_mut().find(same) {
+            Some(seen) => {
+                seen.count += 1;
+                seen.bytes = [seen.bytes[0] + row.bytes[0], seen.bytes[1] + row.bytes[1]];
+            }
+            None => rows.push(row),
+        }
+    }
+    let cells = |row: Alike| {
+        let [outputs, inputs] = row.shape;
+        let shape = format!("{outputs} x {inputs}");
+        let [before, after] = row.bytes.map(units::bytes);
+        vec![row.site, row.count.to_string(), shape, row.before, row.after, before, after]
+    };
+    rows.into_iter().map(cells).collect()
+}
+
+/// What a run did, in a few lines.
+fn summary(plan: &Plan, report: &Report, out: &Path) -> String {
+    let size = &report.size;
+    let mut lines = vec![format!(
+        "{}: {} -> {}, {:.2} bits per weight, in {}{}",
+        report.model,
+        units::bytes(size.size_bytes_before),
+        units::bytes(size.size_bytes_after),
+        size.bits_per_weight,
+        units::seconds(report.seconds),
+        report.peak_rss_bytes.map_or(String::new(), |bytes| format!(", peak memory {}", units::bytes(bytes))),
+    )];
+    if report.resumed > 0 {
+        lines.push(format!("{} of {} stages were there from an earlier run", report.resumed, plan.stages.len()));
+    }
+    if let Some(worst) = report.sites.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error)) {
+        let mean = report.sites.iter().map(|row| row.relative_error).sum::<f64>() / report.sites.len() as f64;
+        lines.push(format!(
+            "{} layers rewritten, relative error {:.4} on average, {:.4} at worst (`{}`)",
+            report.sites.len(),
+            mean,
+            worst.relative_error,
+            worst.site
+        ));
+    }
+    lines.push(format!("written to {} as {}, read back and checked; opened by {}", out.display(), report.format, plan.consumers()));
+    lines.join("\n")
+}
+
+fn json_of(plan: &Plan, report: &Report, out: &Path, comparison: Option<&Comparison>) -> Value {
+    let mut json = report.to_json(&out.display().to_string());
+    json["size_bytes_predicted"] = json!(plan.size.size_bytes_after);
+    json["size_bytes_after"] = json!(weight_bytes(out).unwrap_or(report.size.size_bytes_after));
+    if let Some(found) = comparison {
+        json["comparison"] = found.json();
+    }
+    json
+}
+
+/// Bytes of the weight files that are there now.
+fn weight_bytes(out: &Path) -> std::io::Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(out)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|extension| extension == "safetensors") {
+            sum += entry.metadata()?.len();
+        }
+    }
+    Ok(sum)
+}
+
+/// The scores of a comparison as the model card shows them.
+fn card_scores(found: &Comparison) -> Vec<CardScore> {
+    let score = |score: &Score, before: Option<f64>| CardScore {
+        name: score.name.clone(),
+        text: score.text.clone(),
+        window: Some(score.window),
+        before,
+        after: score.value,
+        error: score.error,
+    };
+    let own = found.single[0].iter().zip(&found.single[1]).map(|(before, after)| score(after, Some(before.value)));
+    own.chain(found.between.iter().map(|between| score(between, None))).collect()
+}
+
+/// A recipe that does nothing: the way from one format to another.
+pub fn nothing(format: &str) -> Recipe {
+    Recipe {
+        name: "export".into(),
+        origin: "export".into(),
+        about: format!("Written as {format}; the weights are those of the source."),
+        format: Some(format.to_owned()),
+        steps: Vec::new(),
+    }
+}

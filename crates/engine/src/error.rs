@@ -1,0 +1,146 @@
+//! What can go wrong between a recipe and its result.
+
+use crate::recipe::BadRecipe;
+
+/// Why a recipe cannot be planned or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The recipe is wrong in itself.
+    #[error("{0}")]
+    Recipe(BadRecipe),
+    /// A selector picks nothing in this model.
+    #[error("`{selector}` picks nothing in this model\n  asked for by {place}")]
+    Unmatched {
+        /// The selector.
+        selector: String,
+        /// Where it is written.
+        place: String,
+        /// What there is to pick.
+        hint: String,
+    },
+    /// A step leaves out everything it picks.
+    #[error("the step leaves out every layer that it picks\n  asked for by {place}")]
+    NothingLeft {
+        /// The step.
+        place: String,
+    },
+    /// There is no such format.
+    #[error("there is no format `{name}`")]
+    Format {
+        /// What was asked for.
+        name: String,
+        /// The format that was meant, or all of them.
+        hint: String,
+    },
+    /// A method refuses a layer.
+    #[error("{source}\n  asked for by {place}")]
+    Method {
+        /// The step.
+        place: String,
+        /// What the method says.
+        source: brevity_methods::Error,
+    },
+    /// The format cannot hold what the recipe makes.
+    #[error("{source}")]
+    Unholdable {
+        /// What the format says: which site, and why.
+        source: brevity_formats::Error,
+        /// Formats that can hold all of it.
+        others: Vec<&'static str>,
+    },
+    /// The work needs more memory than it may use.
+    #[error("the plan needs up to {needed} bytes of memory, {limit} are allowed\n  most of it for `{stage}`")]
+    Memory {
+        /// Bytes at the worst moment.
+        needed: u64,
+        /// Bytes allowed.
+        limit: u64,
+        /// The stage that needs them.
+        stage: String,
+        /// Bytes needed with one thread.
+        with_one_thread: u64,
+    },
+    /// The disk has too little room.
+    #[error("the output needs {needed} bytes of disk, {free} are free in `{dir}`")]
+    Disk {
+        /// Bytes to be written.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+        /// Where.
+        dir: String,
+    },
+    /// The system gives no threads.
+    #[error("cannot start threads: {what}")]
+    Threads {
+        /// What the system said.
+        what: String,
+    },
+    /// The run was asked to stop.
+    #[error("stopped after {done} of {total} stages")]
+    Cancelled {
+        /// Stages that are written.
+        done: usize,
+        /// All stages.
+        total: usize,
+    },
+    /// What was written does not read back as what was meant.
+    #[error("`{file}` does not hold what was written to it: {what}")]
+    Verify {
+        /// The file.
+        file: String,
+        /// What is different.
+        what: String,
+    },
+    /// Files cannot be read or written.
+    #[error("{0}")]
+    Files(#[from] brevity_formats::Error),
+    /// A file in the output directory is not as this program writes it.
+    #[error("`{file}` is not as it was written: {what}")]
+    Record {
+        /// The file.
+        file: String,
+        /// What the parser says.
+        what: String,
+    },
+}
+
+impl From<BadRecipe> for Error {
+    fn from(bad: BadRecipe) -> Self {
+        Error::Recipe(bad)
+    }
+}
+
+impl Error {
+    /// What the reader can do about it, if we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Recipe(bad) => bad.hint.clone(),
+            Error::Unmatched { hint, .. } | Error::Format { hint, .. } => Some(hint.clone()),
+            Error::NothingLeft { .. } => Some("take something out of `except`, or the step out of the recipe".into()),
+            Error::Method { source, .. } => source.hint(),
+            Error::Unholdable { others, .. } if others.is_empty() => {
+                Some("leave the layer out with `except`, or change the step".into())
+            }
+            Error::Unholdable { others, .. } => {
+                Some(format!("these can hold it: {}; choose one with `--format`", others.join(", ")))
+            }
+            Error::Memory { with_one_thread, limit, .. } if with_one_thread <= limit => {
+                Some("it fits with `--threads 1`".into())
+            }
+            Error::Memory { with_one_thread, .. } => Some(format!(
+                "allow more with `--max-memory` (with `--threads 1` it needs {with_one_thread} bytes), or leave the \
+                 largest layers out with `except`"
+            )),
+            Error::Disk { .. } => Some("free some space, or choose a directory on a larger disk".into()),
+            Error::Threads { .. } => Some("ask for fewer with `--threads`".into()),
+            Error::Cancelled { .. } => Some("run the same command again to go on from there".into()),
+            Error::Verify { .. } => {
+                Some("check the disk, then run the same command again: the damaged part is written anew".into())
+            }
+            Error::Files(source) => source.hint(),
+            Error::Record { .. } => Some("write to another directory, or replace the output with `--fresh`".into()),
+        }
+    }
+}

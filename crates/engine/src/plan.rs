@@ -1,0 +1,302 @@
+//! Plans: exactly what a recipe will do to a model, before anything is loaded.
+
+mod identity;
+mod lints;
+mod memory;
+mod predict;
+mod sizes;
+pub(crate) mod survey;
+
+use std::path::{Path, PathBuf};
+
+use brevity_formats::{Checkpoint, Container, FORMATS, Format, StageView, TensorSpec, format};
+use brevity_methods::LinearMethod;
+use brevity_model::{CodeForm, Form, Linear, Model, Place, Site, Source, Stage};
+use serde::Serialize;
+
+pub use self::lints::Lint;
+use crate::error::Error;
+use crate::recipe::{Recipe, nearest};
+use crate::work::{Work, step_place};
+
+/// What a plan depends on besides model and recipe.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// The name of the model in reports and on the model card; that of its directory if none is given.
+    pub model: Option<String>,
+    /// The format to write, whatever the recipe says.
+    pub format: Option<String>,
+    /// Bytes of memory that the work may use.
+    pub max_memory: Option<u64>,
+    /// Threads to work with; zero for as many as there are cores.
+    pub threads: usize,
+    /// Where randomness comes from.
+    pub seed: u64,
+    /// The directory that will be written, to see whether its disk has room.
+    pub out: Option<PathBuf>,
+}
+
+/// Exactly what will happen.
+pub struct Plan {
+    /// The name of the model.
+    pub model: String,
+    /// What to do.
+    pub recipe: Recipe,
+    /// What to write.
+    pub format: &'static dyn Format,
+    /// Where randomness comes from.
+    pub seed: u64,
+    /// Threads to work with.
+    pub threads: usize,
+    /// Every linear layer and table, in the order of the forward pass.
+    pub sites: Vec<PlannedSite>,
+    /// The stages in order.
+    pub stages: Vec<PlannedStage>,
+    /// How the weights will be stored.
+    pub forms: Model<Form>,
+    /// Sizes before and after.
+    pub size: Size,
+    /// An upper bound of the memory that the work will use, in bytes.
+    pub peak_memory_bytes: u64,
+    /// Bytes of the weight files still to be written, and bytes free on the disk, if it is known.
+    pub disk: (u64, Option<u64>),
+    /// What looks unintended.
+    pub lints: Vec<Lint>,
+    pub(crate) identity: String,
+    pub(crate) work: Work,
+    pub(crate) methods: Vec<Box<dyn LinearMethod>>,
+}
+
+/// One linear layer or table in a plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedSite {
+    /// Where it stands.
+    pub site: Site,
+    /// The methods that touch it, in order.
+    pub methods: Vec<String>,
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+    /// How it is stored now.
+    pub before: Form,
+    /// How it will be stored.
+    pub after: Form,
+    /// Bytes of its tensors in the files of the source.
+    pub bytes_before: u64,
+    /// Bytes of its tensors in the files to be written.
+    pub bytes_after: u64,
+}
+
+/// One stage in a plan.
+#[derive(Clone, Debug)]
+pub struct PlannedStage {
+    /// Which one.
+    pub place: Place,
+    /// The tensors that its shard will hold.
+    pub specs: Vec<TensorSpec>,
+    /// Whether a step touches it.
+    pub touched: bool,
+    /// Memory that work on it takes at most, in bytes.
+    pub peak_bytes: u64,
+}
+
+/// Sizes before and after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Size {
+    /// Bytes of the weight files of the source.
+    pub size_bytes_before: u64,
+    /// Bytes of the weight files to be written, exactly.
+    pub size_bytes_after: u64,
+    /// Numbers that the model holds.
+    pub parameters: u64,
+    /// Numbers in matrices that a step touches.
+    pub parameters_touched: u64,
+    /// Bits of the files to be written for each number of the model.
+    pub bits_per_weight: f64,
+    /// Bits for each number in a matrix that a step touches.
+    pub bits_per_touched_weight: f64,
+}
+
+impl Plan {
+    /// Works out what a recipe will do to a model.
+    ///
+    /// Nothing is written, and no weight is read unless the shapes of the result depend on weights (ranks chosen by
+    /// energy, say).
+    ///
+    /// # Errors
+    /// Whatever can be known before the work begins: a selector that picks nothing, a method that refuses a layer, a
+    /// format that cannot hold the result, too little memory or disk.
+    pub fn make(checkpoint: &Checkpoint, recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Error> {
+        let model = checkpoint.model();
+        let work = Work::resolve(recipe, model)?;
+        let mut methods = methods(recipe)?;
+        let format = chosen(recipe, options)?;
+        let threads = threads(options.threads);
+        survey::for_shapes(checkpoint, recipe, &work, &mut methods, options.seed)?;
+        let mut predicted = predict::forms(recipe, model, &work, &methods)?;
+        let mut specs = layouts(checkpoint, format, &predicted.forms)?;
+        if survey::for_masks(checkpoint, format, recipe, &work, &mut methods, &predicted.forms, options.seed)? {
+            predicted = predict::forms(recipe, model, &work, &methods)?;
+            specs = layouts(checkpoint, format, &predicted.forms)?;
+        }
+        let (sites, size) = sizes::of(checkpoint, recipe, &work, &predicted.forms, &specs)?;
+        let peaks = memory::peaks(model, &work, &predicted, &specs, threads);
+        let stages: Vec<PlannedStage> = specs
+            .into_iter()
+            .zip(&peaks)
+            .enumerate()
+            .map(|(n, (specs, &peak_bytes))| PlannedStage {
+                place: model.place(n),
+                specs,
+                touched: work.touches(n),
+                peak_bytes,
+            })
+            .collect();
+        let disk = (size.size_bytes_after, options.out.as_deref().and_then(free_bytes));
+        let mut plan = Plan {
+            model: options.model.clone().unwrap_or_else(|| own_name(&checkpoint.path())),
+            recipe: recipe.clone(),
+            format,
+            seed: options.seed,
+            threads,
+            sites,
+            stages,
+            forms: predicted.forms,
+            size,
+            peak_memory_bytes: peaks.iter().copied().max().unwrap_or(0),
+            disk,
+            lints: Vec::new(),
+            identity: String::new(),
+            work,
+            methods,
+        };
+        plan.identity = identity::of(checkpoint, &plan)?;
+        plan.lints = lints::all(&plan, model, &predicted.steps);
+        plan.check(options, model, &predicted.costs)?;
+        Ok(plan)
+    }
+
+    /// The tools that open the result.
+    pub fn consumers(&self) -> &'static str {
+        self.format.consumers()
+    }
+
+    /// Refuses what does not fit.
+    fn check(&self, options: &PlanOptions, model: &Model<Source>, costs: &[Vec<u64>]) -> Result<(), Error> {
+        let needed = self.peak_memory_bytes;
+        if let Some(limit) = options.max_memory.filter(|&limit| limit < needed) {
+            let specs: Vec<_> = self.stages.iter().map(|stage| stage.specs.clone()).collect();
+            let alone = memory::peaks_of(model, &self.work, &self.forms, costs, &specs, 1);
+            let worst = self.stages.iter().max_by_key(|stage| stage.peak_bytes);
+            return Err(Error::Memory {
+                needed,
+                limit,
+                stage: worst.map_or_else(String::new, |stage| stage.place.to_string()),
+                with_one_thread: alone.into_iter().max().unwrap_or(0),
+            });
+        }
+        match (self.disk, &options.out) {
+            // What an earlier run has written may be kept; then opening the output counts what is left.
+            ((needed, Some(free)), Some(out)) if free < needed && is_bare(out) => {
+                Err(Error::Disk { needed, free, dir: out.display().to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Layer `at` of stage `n`.
+    pub(crate) fn planned(&self, n: usize, at: usize) -> &PlannedSite {
+        let before: usize = (0..n).map(|n| self.work.of(n).len()).sum();
+        &self.sites[before + at]
+    }
+
+    /// The tensors of each stage, as an output wants them.
+    pub(crate) fn specs(&self) -> Vec<Vec<TensorSpec>> {
+        self.stages.iter().map(|stage| stage.specs.clone()).collect()
+    }
+}
+
+/// The methods of a recipe in order.
+pub(crate) fn methods(recipe: &Recipe) -> Result<Vec<Box<dyn LinearMethod>>, Error> {
+    let parse = |(number, step): (usize, &crate::recipe::Step)| {
+        brevity_methods::method(&step.method, step.settings.clone().into())
+            .map_err(|source| Error::Method { place: step_place(recipe, number), source })
+    };
+    recipe.steps.iter().enumerate().map(parse).collect()
+}
+
+/// The format that is asked for.
+fn chosen(recipe: &Recipe, options: &PlanOptions) -> Result<&'static dyn Format, Error> {
+    let name = options.format.as_deref().or(recipe.format.as_deref()).unwrap_or("dense");
+    format(name).ok_or_else(|| {
+        let known: Vec<&str> = FORMATS.iter().map(|format| format.name()).collect();
+        Error::Format { name: name.to_owned(), hint: nearest(name, &known, "the formats") }
+    })
+}
+
+/// How many threads are meant.
+fn threads(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    }
+}
+
+/// What a format will write for each stage.
+fn layouts(
+    checkpoint: &Checkpoint,
+    format: &'static dyn Format,
+    forms: &Model<Form>,
+) -> Result<Vec<Vec<TensorSpec>>, Error> {
+    let model = checkpoint.model();
+    layouts_in(model, Some(checkpoint.container()), format, forms).map_err(|source| match source {
+        brevity_formats::Error::Unholdable { .. } => {
+            let holds = |other: &&&dyn Format| {
+                layouts_in(model, Some(checkpoint.container()), **other, forms).is_ok()
+                    && other.config(checkpoint.config(), model, forms).is_ok()
+            };
+            Error::Unholdable { source, others: FORMATS.iter().filter(holds).map(|other| other.name()).collect() }
+        }
+        other => Error::Files(other),
+    })
+}
+
+fn layouts_in(
+    model: &Model<Source>,
+    container: Option<&dyn Container>,
+    format: &dyn Format,
+    forms: &Model<Form>,
+) -> Result<Vec<Vec<TensorSpec>>, brevity_formats::Error> {
+    let stages = model.stages.iter().zip(&forms.stages).enumerate();
+    stages
+        .map(|(n, (source, forms))| format.layout(&StageView { place: model.place(n), source, container }, forms))
+        .collect()
+}
+
+/// The name of the directory or file of a model.
+fn own_name(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    full.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Bytes free on the disk of a directory that may not be there yet.
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let full = std::path::absolute(dir).ok()?;
+    let there = full.ancestors().find(|dir| dir.is_dir())?;
+    brevity_formats::free_bytes(there)
+}
+
+/// Whether a directory is empty, or not there.
+fn is_bare(dir: &Path) -> bool {
+    std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// The linear layers of a stage, without the weights that stand outside of them.
+pub(crate) fn linears<W: Clone>(stage: &Stage<W>) -> Vec<Linear<W>> {
+    let mut copy = stage.clone();
+    copy.linears_mut().into_iter().map(|(_, linear)| linear.clone()).collect()
+}
+
+/// Whether any leaf of a form is something other than floats.
+pub(crate) fn is_coded(form: &Form) -> bool {
+    form.leaves().iter().any(|(_, leaf)| !matches!(leaf.code, CodeForm::Float(_)))
+}

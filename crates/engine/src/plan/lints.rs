@@ -1,0 +1,220 @@
+//! What a plan says about itself: things that are allowed and probably not meant.
+
+use brevity_methods::Kind;
+use brevity_model::{CodeForm, Form, Group, MaskForm, Model, Role, Source};
+use serde::Serialize;
+
+use super::predict::StepForms;
+use super::{Plan, PlannedSite, is_coded};
+
+/// Something that is probably not meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lint {
+    /// A sentence.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl Lint {
+    fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Lint { what: what.into(), hint: hint.into() }
+    }
+}
+
+/// Everything that looks unintended.
+pub(super) fn all(plan: &Plan, model: &Model<Source>, steps: &[StepForms]) -> Vec<Lint> {
+    let mut lints = Vec::new();
+    lints.extend(idle_excepts(plan));
+    lints.extend(wrong_order(plan, steps));
+    lints.extend(lost_masks(plan, steps));
+    lints.extend(coded_twice(plan));
+    lints.extend(other_groups(plan, steps));
+    lints.extend(useless_factors(plan, steps));
+    lints.extend(nothing(plan, steps));
+    lints.extend(idle_zeros(plan));
+    lints.extend(tied(plan, model));
+    lints.extend(larger(plan));
+    lints
+}
+
+/// `blocks.0.attn.q`, or `blocks.0.attn.q and 6 others`.
+fn some<'a>(sites: impl IntoIterator<Item = &'a brevity_model::Site>) -> String {
+    let mut sites = sites.into_iter();
+    let Some(first) = sites.next() else { return "no layer".to_owned() };
+    match sites.count() {
+        0 => format!("`{first}`"),
+        1 => format!("`{first}` and one other layer"),
+        more => format!("`{first}` and {more} other layers"),
+    }
+}
+
+fn step_name(plan: &Plan, step: usize) -> String {
+    format!("step {} ({})", step + 1, plan.recipe.steps[step].method)
+}
+
+fn kind(plan: &Plan, step: usize) -> Option<Kind> {
+    plan.recipe.steps[step].entry().map(|entry| entry.kind)
+}
+
+fn idle_excepts(plan: &Plan) -> Vec<Lint> {
+    let idle = plan.work.idle_excepts.iter();
+    idle.map(|(step, selector)| {
+        Lint::new(
+            format!("`except: {selector}` of {} leaves nothing out", step_name(plan, *step)),
+            "the model has no such layer among those the step picks; correct it or take it out",
+        )
+    })
+    .collect()
+}
+
+/// A step that prunes or decomposes what an earlier one has put on a grid.
+fn wrong_order(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
+    let late = |n: usize| matches!(kind(plan, n), Some(Kind::Prune | Kind::Decompose));
+    let mut lints = Vec::new();
+    for n in (0..plan.recipe.steps.len()).filter(|&n| late(n)) {
+        let coded: Vec<_> = steps.iter().filter(|step| step.step == n && is_coded(&step.before)).collect();
+        let by_us = coded.iter().any(|coded| steps.iter().any(|step| step.site == coded.site && step.step < n));
+        if by_us {
+            lints.push(Lint::new(
+                format!("{} comes behind the step that quantizes {}", step_name(plan, n), some(coded.iter().map(|c| &c.site))),
+                "prune and decompose first: it then works on the exact weights, and the grid is fitted to what is left",
+            ));
+        }
+    }
+    lints
+}
+
+/// A step whose result does not know which entries an earlier one removed.
+fn lost_masks(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
+    let masked = |form: &Form| form.leaves().iter().any(|(_, leaf)| leaf.mask.is_some());
+    let mut lints = Vec::new();
+    for n in 0..plan.recipe.steps.len() {
+        let lost: Vec<_> =
+            steps.iter().filter(|step| step.step == n && masked(&step.before) && !masked(&step.after)).collect();
+        if !lost.is_empty() {
+            lints.push(Lint::new(
+                format!("{} fills in again what was pruned in {}", step_name(plan, n), some(lost.iter().map(|l| &l.site))),
+                "put the pruning step behind it",
+            ));
+        }
+    }
+    lints
+}
+
+/// Codes that are made of codes of the source.
+fn coded_twice(plan: &Plan) -> Vec<Lint> {
+    let quantized = |site: &&PlannedSite| is_coded(&site.before) && site.after != site.before && is_coded(&site.after);
+    let twice: Vec<&PlannedSite> = plan.sites.iter().filter(quantized).collect();
+    if twice.is_empty() {
+        return Vec::new();
+    }
+    vec![Lint::new(
+        format!("the source is already quantized at {}", some(twice.iter().map(|site| &site.site))),
+        "the errors of both add up; start from the original checkpoint if you can get it",
+    )]
+}
+
+/// Groups other than those asked for.
+fn other_groups(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
+    let mut lints = Vec::new();
+    for n in 0..plan.recipe.steps.len() {
+        let Some(asked) = plan.methods[n].settings().get("group").and_then(|group| group.as_u64()) else { continue };
+        let other = |form: &Form| {
+            form.leaves().into_iter().any(|(_, leaf)| match &leaf.code {
+                CodeForm::Grid { group: Group::Columns(_), .. } => leaf.shape[1] as u64 % asked != 0,
+                CodeForm::Grid { .. } => true,
+                _ => false,
+            })
+        };
+        let others: Vec<_> = steps.iter().filter(|step| step.step == n && other(&step.after)).collect();
+        if let Some(first) = others.first() {
+            let inputs = first.after.leaves().iter().map(|(_, leaf)| leaf.shape[1]).find(|&c| c as u64 % asked != 0);
+            let inputs = inputs.map_or_else(String::new, |inputs| format!(" ({inputs} inputs)"));
+            lints.push(Lint::new(
+                format!("group {asked} does not divide the inputs of {}{inputs}", some(others.iter().map(|o| &o.site))),
+                "these layers get one scale for each output, or a shorter last group, as `ragged` says; another group \
+                 would give them as many scales as the others",
+            ));
+        }
+    }
+    lints
+}
+
+/// Factors that take no less than the matrix did.
+fn useless_factors(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
+    let mut lints = Vec::new();
+    for n in (0..plan.recipe.steps.len()).filter(|&n| kind(plan, n) == Some(Kind::Decompose)) {
+        let useless = |step: &&StepForms| step.step == n && step.after.bits() >= step.before.bits();
+        let useless: Vec<_> = steps.iter().filter(useless).collect();
+        if !useless.is_empty() {
+            lints.push(Lint::new(
+                format!("{} saves nothing at {}", step_name(plan, n), some(useless.iter().map(|u| &u.site))),
+                "factors of a matrix [out, in] are smaller than it below the rank out * in / (out + in); ask for less",
+            ));
+        }
+    }
+    let written = plan.sites.iter().filter(|site| site.after.as_leaf().is_none() && site.bytes_after >= site.bytes_before);
+    let written: Vec<_> = written.collect();
+    if !written.is_empty() && lints.is_empty() {
+        lints.push(Lint::new(
+            format!("`{}` multiplies the factors of {} out again", plan.format.name(), some(written.iter().map(|w| &w.site))),
+            "use `--format native` to keep the factors, and the space they save",
+        ));
+    }
+    lints
+}
+
+/// Steps, or a whole recipe, that change nothing.
+fn nothing(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
+    let idle = |n: usize| steps.iter().filter(|step| step.step == n).all(|step| step.before == step.after);
+    let count = plan.recipe.steps.len();
+    let idle: Vec<usize> = (0..count).filter(|&n| idle(n) && kind(plan, n) != Some(Kind::Decompose)).collect();
+    if count > 0 && idle.len() == count {
+        return vec![Lint::new("the recipe changes nothing", "check its settings")];
+    }
+    let lint = |&n: &usize| Lint::new(format!("{} changes nothing", step_name(plan, n)), "check its settings");
+    idle.iter().map(lint).collect()
+}
+
+/// Zeros that are stored like any other number.
+fn idle_zeros(plan: &Plan) -> Vec<Lint> {
+    let masked = |form: &Form| form.leaves().iter().any(|(_, leaf)| leaf.mask.is_some());
+    let pattern = |form: &Form| {
+        form.leaves().iter().any(|(_, leaf)| matches!(leaf.mask, Some(MaskForm::Pattern { .. })))
+    };
+    let idle = |site: &&PlannedSite| masked(&site.after) && !is_coded(&site.after) && site.bytes_after >= site.bytes_before;
+    let idle: Vec<&PlannedSite> = plan.sites.iter().filter(idle).collect();
+    if idle.is_empty() {
+        return Vec::new();
+    }
+    let faster = if idle.iter().any(|site| pattern(&site.after)) { " (the pattern can still make them faster)" } else { "" };
+    vec![Lint::new(
+        format!("the zeros of {} save no space in `{}`{faster}", some(idle.iter().map(|i| &i.site)), plan.format.name()),
+        "`--format native` stores only what is kept, and zip or zstd shrink the files",
+    )]
+}
+
+/// The token table, where it is the output table as well.
+fn tied(plan: &Plan, model: &Model<Source>) -> Vec<Lint> {
+    let tokens = |site: &&PlannedSite| site.site.role == Role::Tokens && !site.methods.is_empty();
+    match plan.sites.iter().find(tokens).filter(|_| model.is_tied()) {
+        None => Vec::new(),
+        Some(site) => vec![Lint::new(
+            format!("`{}` is also the output table of this model", site.site),
+            "errors in it move all logits; leave it out with `except: [embed.tokens]`, or give it more bits",
+        )],
+    }
+}
+
+fn larger(plan: &Plan) -> Vec<Lint> {
+    let (before, after) = (plan.size.size_bytes_before, plan.size.size_bytes_after);
+    // Decoding a quantized source makes it larger by intention, and headers differ by a few bytes.
+    if plan.recipe.steps.is_empty() || after <= before + before / 100 + 65536 {
+        return Vec::new();
+    }
+    vec![Lint::new(
+        format!("the output is larger than the source: {after} bytes after {before}"),
+        "a format that holds codes as codes (`compressed-tensors`, `native`) takes less",
+    )]
+}

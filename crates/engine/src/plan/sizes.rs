@@ -1,0 +1,104 @@
+//! Bytes of each layer in the files, before and after.
+
+use std::collections::BTreeMap;
+
+use brevity_formats::{Checkpoint, TensorSpec};
+use brevity_model::{Form, Linear, Model, Site, Slot, Source, Stage};
+
+use super::{PlannedSite, Size, linears};
+use crate::error::Error;
+use crate::recipe::Recipe;
+use crate::work::Work;
+
+/// All layers with their bytes, and the sums.
+pub(super) fn of(
+    checkpoint: &Checkpoint,
+    recipe: &Recipe,
+    work: &Work,
+    forms: &Model<Form>,
+    specs: &[Vec<TensorSpec>],
+) -> Result<(Vec<PlannedSite>, Size), Error> {
+    let model = checkpoint.model();
+    let container = checkpoint.container();
+    let mut sites = Vec::new();
+    for (n, specs) in specs.iter().enumerate() {
+        let sources = linears(&model.stages[n]);
+        let after = linears(&forms.stages[n]);
+        let before: Vec<TensorSpec> = stored(&model.stages[n], container);
+        let bytes_before = share(&model.stages[n], work.of(n), &sources, &before);
+        let bytes_after = share(&model.stages[n], work.of(n), &sources, specs);
+        for (at, (site, steps)) in work.of(n).iter().enumerate() {
+            sites.push(PlannedSite {
+                site: site.clone(),
+                methods: steps.iter().map(|&step| recipe.steps[step].method.clone()).collect(),
+                shape: sources[at].weight.form.shape(),
+                before: sources[at].weight.form.clone(),
+                after: after[at].weight.clone(),
+                bytes_before: bytes_before[at],
+                bytes_after: bytes_after[at],
+            });
+        }
+    }
+    let count = |[rows, columns]: [usize; 2]| (rows * columns) as u64;
+    let parameters: u64 = model.weights().map(|(_, _, source)| count(source.form.shape())).sum();
+    let touched = || sites.iter().filter(|site| !site.methods.is_empty());
+    let parameters_touched = touched().map(|site| count(site.shape)).sum();
+    let size_bytes_after = brevity_formats::predicted_bytes(specs)?;
+    let per = |bytes: u64, count: u64| if count == 0 { 0.0 } else { 8.0 * bytes as f64 / count as f64 };
+    let size = Size {
+        size_bytes_before: checkpoint.size_bytes(),
+        size_bytes_after,
+        parameters,
+        parameters_touched,
+        bits_per_weight: per(size_bytes_after, parameters),
+        bits_per_touched_weight: per(touched().map(|site| site.bytes_after).sum(), parameters_touched),
+    };
+    Ok((sites, size))
+}
+
+/// The stored tensors of a stage of the source.
+fn stored(stage: &Stage<Source>, container: &dyn brevity_formats::Container) -> Vec<TensorSpec> {
+    let mut specs: BTreeMap<String, TensorSpec> = BTreeMap::new();
+    for (_, _, source) in stage.weights() {
+        for part in container.parts(&source.tensor) {
+            if let Some(raw) = container.raw(&part) {
+                // One row of bytes: what it is made of does not matter here.
+                specs.insert(part.clone(), TensorSpec::new(part, "U8", [raw.bytes.len()]));
+            }
+        }
+    }
+    specs.into_values().collect()
+}
+
+/// For each layer the bytes of the tensors that are its own, by name; tensors of several layers are shared out by rows.
+fn share(
+    stage: &Stage<Source>,
+    sites: &[(Site, Vec<usize>)],
+    sources: &[Linear<Source>],
+    specs: &[TensorSpec],
+) -> Vec<u64> {
+    let mut bytes = vec![0; sites.len()];
+    let biases: Vec<&str> = stage
+        .weights()
+        .into_iter()
+        .filter(|(_, slot, _)| *slot == Slot::Bias)
+        .map(|(_, _, source)| source.tensor.as_str())
+        .collect();
+    for spec in specs.iter().filter(|spec| !biases.contains(&spec.name.as_str())) {
+        let owns = |at: &usize| {
+            let tensor = &sources[*at].weight.tensor;
+            let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
+            let site = sites[*at].0.tensor(Slot::Weight);
+            [module, &site].iter().any(|owner| {
+                spec.name.strip_prefix(*owner).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            })
+        };
+        let owners: Vec<usize> = (0..sites.len()).filter(owns).collect();
+        let rows = |at: usize| sources[at].weight.form.shape()[0] as u64;
+        let all: u64 = owners.iter().map(|&at| rows(at)).sum();
+        for &at in &owners {
+            bytes[at] += (spec.bytes() * rows(at)).checked_div(all).unwrap_or(0);
+        }
+    }
+    bytes
+}

@@ -1,0 +1,240 @@
+//! Carrying out a plan: load, look, rewrite, write, drop, one stage at a time.
+
+mod check;
+mod layer;
+mod write;
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use brevity_formats::{Checkpoint, Output, StageView, carried_files};
+use serde::{Deserialize, Serialize};
+
+use self::layer::Job;
+use self::write::Writer;
+use crate::card;
+use crate::digest;
+use crate::error::Error;
+use crate::plan::{Plan, survey};
+use crate::report::{Input, RECORD, Record, Report, SiteReport, peak_rss_bytes};
+
+/// How a plan is carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    /// Remove what an earlier run of ours left in the output directory, instead of going on from there.
+    pub fresh: bool,
+}
+
+/// Someone who watches a run, and may stop it.
+pub trait Observer: Send {
+    /// A layer was rewritten. Layers of a stage may come in any order.
+    fn layer(&mut self, report: &SiteReport) {
+        let _ = report;
+    }
+
+    /// `done` of `total` stages are on the disk; `rows` are the layers of the latest.
+    fn stage(&mut self, done: usize, total: usize, rows: &[SiteReport]);
+
+    /// Whether to stop. Asked before each layer and each stage; what is on the disk then is found by the next run.
+    fn cancelled(&mut self) -> bool {
+        false
+    }
+}
+
+/// Watches nothing and stops nothing.
+impl Observer for () {
+    fn stage(&mut self, _: usize, _: usize, _: &[SiteReport]) {}
+}
+
+/// What the journal keeps of a finished stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Note {
+    /// The digest of the weights as they were read.
+    input: String,
+    /// What was done to its layers.
+    rows: Vec<SiteReport>,
+    /// What was meant to be written.
+    meant: Vec<check::Meant>,
+}
+
+impl Plan {
+    /// Carries the plan out: writes the output directory, whole or resumable, and checks it.
+    ///
+    /// The same plan gives the same bytes, whatever the number of threads and however often it was interrupted.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if the observer says so; [`Error::Verify`] if the output does not read back as it was
+    /// meant; weights that are not finite, a method that refuses a layer, a disk that is full.
+    pub fn run(
+        &self,
+        checkpoint: &Checkpoint,
+        out: &Path,
+        options: &RunOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Report, Error> {
+        let start = Instant::now();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
+        let pool = pool.map_err(|error| Error::Threads { what: error.to_string() })?;
+        let mut output = Output::open(out, &self.identity, &self.specs(), options.fresh)?;
+        let mut notes = self.earlier(out, &mut output);
+        let resumed = notes.iter().filter(|note| note.is_some()).count();
+        if resumed < notes.len() {
+            let observer = Mutex::new(observer);
+            output = self.stages(checkpoint, output, &mut notes, &pool, &observer)?;
+        }
+        let notes: Vec<Note> = notes.into_iter().flatten().collect();
+        let digests = self.finish(checkpoint, output, &notes)?;
+        check::read_back(self, out, &digests, &notes, &pool)?;
+        Ok(Report {
+            model: self.model.clone(),
+            format: self.format.name(),
+            size: self.size,
+            sites: notes.into_iter().flat_map(|note| note.rows).collect(),
+            resumed,
+            seconds: start.elapsed().as_secs_f64(),
+            peak_rss_bytes: peak_rss_bytes(),
+        })
+    }
+
+    /// What is known of the stages that an earlier run has finished. A stage of which nothing is known is written
+    /// again, so that the record of the output is complete.
+    fn earlier(&self, out: &Path, output: &mut Output) -> Vec<Option<Note>> {
+        let mut notes: Vec<Option<Note>> = (0..self.stages.len())
+            .map(|n| output.note(n).filter(|_| output.is_done(n)).and_then(|note| serde_json::from_value(note.clone()).ok()))
+            .collect();
+        // A run that was finished has moved its notes into the record.
+        let all_there = (0..self.stages.len()).all(|n| output.is_done(n));
+        if all_there && notes.iter().any(Option::is_none) {
+            let text = std::fs::read_to_string(out.join(RECORD)).unwrap_or_default();
+            if let Ok(record) = serde_json::from_str::<Record>(&text)
+                && record.identity == self.identity
+                && record.inputs.len() == notes.len()
+            {
+                for (n, (note, input)) in notes.iter_mut().zip(&record.inputs).enumerate() {
+                    let own = |row: &&SiteReport| row.site.place == self.stages[n].place;
+                    let rows = record.sites.iter().filter(own).cloned().collect();
+                    *note = Some(Note { input: input.blake3.clone(), rows, meant: Vec::new() });
+                }
+            }
+        }
+        notes
+    }
+
+    /// Works through the stages that are not done.
+    fn stages(
+        &self,
+        checkpoint: &Checkpoint,
+        output: Output,
+        notes: &mut [Option<Note>],
+        pool: &rayon::ThreadPool,
+        observer: &Mutex<&mut dyn Observer>,
+    ) -> Result<Output, Error> {
+        let total = notes.len();
+        let surveyed = self.surveyed(checkpoint, pool)?;
+        let methods = surveyed.as_deref().unwrap_or(&self.methods);
+        let job = Job { plan: self, methods, pool, observer };
+        let cancelled = |done| Error::Cancelled { done, total };
+        std::thread::scope(|scope| {
+            let mut writer = Writer::start(scope, output);
+            let mut on_disk = notes.iter().filter(|note| note.is_some()).count();
+            let mut told = |observer: &Mutex<&mut dyn Observer>, written: Vec<usize>, notes: &[Option<Note>]| {
+                for n in written {
+                    on_disk += 1;
+                    let rows = notes[n].as_ref().map_or(&[][..], |note| &note.rows);
+                    observer.lock().expect("no one panics while watching").stage(on_disk, total, rows);
+                }
+                on_disk
+            };
+            for n in 0..total {
+                if notes[n].is_some() {
+                    continue;
+                }
+                let done = told(observer, writer.written()?, notes);
+                if observer.lock().expect("no one panics while watching").cancelled() {
+                    let written = writer.stop()?;
+                    return Err(cancelled(told(observer, written, notes).max(done)));
+                }
+                let worked = self.stage(checkpoint, n, &job);
+                let (tensors, note) = match worked {
+                    Ok(worked) => worked,
+                    Err(error) => {
+                        let written = writer.stop()?;
+                        let done = told(observer, written, notes);
+                        return Err(if let Error::Cancelled { .. } = error { cancelled(done) } else { error });
+                    }
+                };
+                let text = serde_json::to_value(&note).expect("a note is JSON");
+                notes[n] = Some(note);
+                writer.hand_over(n, tensors, text)?;
+            }
+            let (output, written) = writer.end()?;
+            told(observer, written, notes);
+            Ok(output)
+        })
+    }
+
+    /// The methods with what their surveys found, if any of them needs one.
+    fn surveyed(
+        &self,
+        checkpoint: &Checkpoint,
+        pool: &rayon::ThreadPool,
+    ) -> Result<Option<Vec<Box<dyn brevity_methods::LinearMethod>>>, Error> {
+        if self.methods.iter().all(|method| method.survey().is_none()) {
+            return Ok(None);
+        }
+        let mut methods = crate::plan::methods(&self.recipe)?;
+        pool.install(|| survey::the_rest(checkpoint, &self.recipe, &self.work, &mut methods, self.seed))?;
+        Ok(Some(methods))
+    }
+
+    /// One stage: what will be written, and what is to be remembered of it.
+    fn stage(
+        &self,
+        checkpoint: &Checkpoint,
+        n: usize,
+        job: &Job<'_, '_>,
+    ) -> Result<(Vec<brevity_formats::Tensor>, Note), Error> {
+        let model = checkpoint.model();
+        let mut stage = checkpoint.load_stage(n)?;
+        checkpoint.release_stage(n);
+        checkpoint.check_finite(n, &stage)?;
+        let input = job.pool.install(|| digest::of_stage(&stage));
+        let rows = job.rewrite(n, &mut stage)?;
+        let meant = job.pool.install(|| check::meant(self, model, n, &mut stage));
+        let view =
+            StageView { place: model.place(n), source: &model.stages[n], container: Some(checkpoint.container()) };
+        let tensors = job.pool.install(|| self.format.encode(&view, &stage))?;
+        checkpoint.release_stage(n);
+        Ok((tensors, Note { input, rows, meant }))
+    }
+
+    /// Writes the small files and the index. Returns the digest of each shard.
+    fn finish(&self, checkpoint: &Checkpoint, output: Output, notes: &[Note]) -> Result<Vec<(String, String)>, Error> {
+        let inputs = self.stages.iter().zip(notes).map(|(stage, note)| Input {
+            stage: stage.place.to_string(),
+            blake3: note.input.clone(),
+        });
+        let sites = notes.iter().flat_map(|note| note.rows.iter().cloned()).collect();
+        let record = Record::new(self, inputs.collect(), sites, card::kept_lines(checkpoint.folder()));
+        let config = self.format.config(checkpoint.config(), checkpoint.model(), &self.forms)?;
+        let mut files = carried_files(checkpoint.folder())?;
+        if !files.iter().any(|(name, _)| name == "tokenizer.json")
+            && checkpoint.format() == "gguf"
+            && let Ok(tokenizer) = checkpoint.tokenizer()
+            && let Ok(text) = tokenizer.to_string(true)
+        {
+            files.push(("tokenizer.json".to_owned(), text.into_bytes()));
+        }
+        files.push(("config.json".to_owned(), config.to_json().into_bytes()));
+        files.push((RECORD.to_owned(), record.to_text().into_bytes()));
+        files.push((card::CARD.to_owned(), card::text(&record, &[]).into_bytes()));
+        files.sort();
+        let shards = (0..self.stages.len()).filter_map(|n| {
+            Some((output.shard_file(n)?.to_owned(), output.shard_digest(n)?.to_owned()))
+        });
+        let shards = shards.collect();
+        output.finish(files)?;
+        Ok(shards)
+    }
+}

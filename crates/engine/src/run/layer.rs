@@ -1,0 +1,173 @@
+//! Rewriting the layers of one stage.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use brevity_methods::{Cx, LinearMethod};
+use brevity_model::{Form, Linear, Site, Stage, Weight};
+use rayon::prelude::*;
+
+use super::Observer;
+use crate::decode::Rows;
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::report::SiteReport;
+use crate::work::step_place;
+
+/// What is needed to rewrite layers.
+pub(super) struct Job<'a, 'o> {
+    pub plan: &'a Plan,
+    pub methods: &'a [Box<dyn LinearMethod>],
+    pub pool: &'a rayon::ThreadPool,
+    pub observer: &'a Mutex<&'o mut dyn Observer>,
+}
+
+impl Job<'_, '_> {
+    /// Rewrites the layers of stage `n`, and reports on each in forward order.
+    ///
+    /// As many layers are in hand at once as there are threads, and no more: what they need is in the plan's bound of
+    /// memory. So layers are dealt out to threads of their own, which only then ask the pool for help; the pool
+    /// itself would begin another layer while it waits for a part of one.
+    pub fn rewrite(&self, n: usize, stage: &mut Stage<Weight>) -> Result<Vec<SiteReport>, Error> {
+        let layers = stage.linears_mut().into_iter().zip(self.plan.work.of(n)).enumerate();
+        let layers: Vec<_> = layers
+            .filter(|(_, (_, (_, steps)))| !steps.is_empty())
+            .map(|(at, ((_, layer), (site, steps)))| Mutex::new(Some((at, site, steps, layer))))
+            .collect();
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let work = || {
+            let mut rows = Vec::new();
+            while !failed.load(Ordering::Relaxed) {
+                let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let taken = layer.lock().expect("no one panics with a layer in hand").take();
+                let (at, site, steps, layer) = taken.expect("every layer is taken once");
+                let row = if self.observer.lock().expect("no one panics while watching").cancelled() {
+                    Err(Error::Cancelled { done: 0, total: 0 })
+                } else {
+                    self.pool.install(|| self.layer(n, at, site, steps, layer))
+                };
+                match &row {
+                    Ok(row) => self.observer.lock().expect("no one panics while watching").layer(row),
+                    Err(_) => failed.store(true, Ordering::Relaxed),
+                }
+                rows.push((at, row));
+            }
+            rows
+        };
+        let threads = self.plan.threads.min(layers.len());
+        let mut rows: Vec<(usize, Result<SiteReport, Error>)> = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mine = work();
+            let theirs = others.into_iter().flat_map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            mine.into_iter().chain(theirs).collect()
+        });
+        // Of several errors the one of the first layer is told, whichever came first.
+        rows.sort_by_key(|(at, _)| *at);
+        rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// One layer through all its steps.
+    fn layer(
+        &self,
+        n: usize,
+        at: usize,
+        site: &Site,
+        steps: &[usize],
+        layer: &mut Linear<Weight>,
+    ) -> Result<SiteReport, Error> {
+        let start = Instant::now();
+        let original = layer.weight.clone();
+        let mut notes = Vec::new();
+        for &step in steps {
+            let mut cx = Cx::new(site, self.plan.seed);
+            self.methods[step]
+                .rewrite(layer, &mut cx)
+                .map_err(|source| Error::Method { place: step_place(&self.plan.recipe, step), source })?;
+            notes.append(&mut cx.notes);
+        }
+        let planned = self.plan.planned(n, at);
+        let [rows, columns] = planned.shape;
+        let form = Form::of(&layer.weight);
+        let removed: f64 = form.leaves().iter().map(|(_, leaf)| leaf.sparsity() * leaf.parameters() as f64).sum();
+        Ok(SiteReport {
+            site: site.clone(),
+            method: planned.methods.join(" + "),
+            shape: planned.shape,
+            bits: figure(8.0 * planned.bytes_after as f64 / ((rows * columns) as f64).max(1.0)),
+            sparsity: figure(removed / (form.parameters() as f64).max(1.0)),
+            relative_error: figure(relative_error(&original, &layer.weight)),
+            notes,
+            seconds: Some(start.elapsed().as_secs_f64()),
+        })
+    }
+}
+
+/// A number with six digits, so that it is read back as it was written.
+fn figure(x: f64) -> f64 {
+    format!("{x:.5e}").parse().unwrap_or(x)
+}
+
+/// `‖W - Ŵ‖ / ‖W‖`; zero if both are zero, one if only `W` is.
+fn relative_error(original: &Weight, rewritten: &Weight) -> f64 {
+    let (before, after) = (Rows::of(original), Rows::of(rewritten));
+    // The pieces depend on the shape alone and are added in order, so the sum does not depend on threads.
+    let pieces: Vec<(f64, f64)> = before
+        .pieces()
+        .into_par_iter()
+        .map(|rows| {
+            let (w, v) = (before.decode(rows.clone()), after.decode(rows));
+            w.chunks(4096).zip(v.chunks(4096)).fold((0.0, 0.0), |(error, norm), (w, v)| {
+                let (e, n) = squares(w, v);
+                (error + e, norm + n)
+            })
+        })
+        .collect();
+    let (error, norm) = pieces.into_iter().fold((0.0, 0.0), |(e, n), (error, norm)| (e + error, n + norm));
+    match (error, norm) {
+        (0.0, _) => 0.0,
+        (_, 0.0) => 1.0,
+        (error, norm) => (error / norm).sqrt(),
+    }
+}
+
+/// `Σ (w - v)²` and `Σ w²`, in eight interleaved sums.
+fn squares(w: &[f32], v: &[f32]) -> (f64, f64) {
+    let (mut errors, mut norms) = ([0f64; 8], [0f64; 8]);
+    for (w, v) in w.chunks(8).zip(v.chunks(8)) {
+        for (n, (&w, &v)) in w.iter().zip(v).enumerate() {
+            let (w, d) = (f64::from(w), f64::from(w) - f64::from(v));
+            errors[n] += d * d;
+            norms[n] += w * w;
+        }
+    }
+    (errors.iter().sum(), norms.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use brevity_model::Floats;
+
+    #[test]
+    fn the_relative_error_is_that_of_the_whole_expression() {
+        let weight = |values: &[f32]| Weight::float([2, 2], Floats::F32(values.to_vec()));
+        let w = weight(&[3.0, 0.0, 0.0, 4.0]);
+        assert_eq!(relative_error(&w, &w), 0.0);
+        assert_eq!(relative_error(&w, &weight(&[3.0, 0.0, 0.0, 3.0])), 0.2);
+        let a = Weight::float([2, 1], Floats::F32(vec![3.0, 0.0]));
+        let b = Weight::float([1, 2], Floats::F32(vec![1.0, 0.0]));
+        assert_eq!(relative_error(&w, &Weight::product(a, b)), 0.8);
+        let zero = weight(&[0.0; 4]);
+        assert_eq!(relative_error(&zero, &zero), 0.0);
+        assert_eq!(relative_error(&zero, &w), 1.0);
+    }
+
+    #[test]
+    fn figures_have_six_digits() {
+        assert_eq!(figure(0.123456789), 0.123457);
+        assert_eq!(figure(4.25), 4.25);
+        assert_eq!(figure(1.0 / 3.0 * 1e-9), 3.33333e-10);
+        assert_eq!(figure(0.0), 0.0);
+    }
+}

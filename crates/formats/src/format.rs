@@ -1,0 +1,92 @@
+//! What every way to write a checkpoint has in common, and the list of them.
+
+use brevity_model::{Config, Form, Model, Source, Stage, Weight};
+
+use crate::compressed_tensors::CompressedTensors;
+use crate::dense::Dense;
+use crate::error::Error;
+use crate::gather::StageView;
+use crate::native::Native;
+use crate::tensor::{Tensor, TensorSpec};
+
+/// A way to write a model to files.
+///
+/// A format writes one stage at a time and keeps nothing between stages. What it writes follows from the forms of the
+/// weights alone, so a plan knows every name, type and shape before a weight is loaded.
+pub trait Format: Send + Sync {
+    /// Its name, as users give it.
+    fn name(&self) -> &'static str;
+
+    /// What it is, in one sentence.
+    fn about(&self) -> &'static str;
+
+    /// Which tools open the result.
+    fn consumers(&self) -> &'static str;
+
+    /// What [`Format::encode`] will return for weights of these forms.
+    ///
+    /// # Errors
+    /// [`Error::Unholdable`] if the format has no way to say one of the forms.
+    fn layout(&self, at: &StageView<'_>, forms: &Stage<Form>) -> Result<Vec<TensorSpec>, Error>;
+
+    /// The tensors of a stage.
+    ///
+    /// # Errors
+    /// As [`Format::layout`], or if a tensor that is carried through cannot be read.
+    fn encode(&self, at: &StageView<'_>, weights: &Stage<Weight>) -> Result<Vec<Tensor>, Error>;
+
+    /// The `config.json` of the result: that of the source with what changed, and nothing else, changed.
+    ///
+    /// # Errors
+    /// As [`Format::layout`].
+    fn config(&self, source: &Config, model: &Model<Source>, forms: &Model<Form>) -> Result<Config, Error>;
+}
+
+/// Every way to write a model. `--format`, help texts and the test battery are made from this list.
+pub const FORMATS: &[&dyn Format] = &[
+    &Dense,
+    &CompressedTensors::PACKED,
+    &CompressedTensors::INT,
+    &CompressedTensors::NAIVE,
+    &Native,
+];
+
+/// The format of this name; `ct` is short for `compressed-tensors`.
+pub fn format(name: &str) -> Option<&'static dyn Format> {
+    let name = if name == "ct" { "compressed-tensors" } else { name };
+    FORMATS.iter().find(|format| format.name() == name).copied()
+}
+
+/// The forms of the weights of a stage.
+pub(crate) fn forms(weights: &Stage<Weight>) -> Stage<Form> {
+    weights
+        .try_map(|_, _, weight| Ok::<_, std::convert::Infallible>(Form::of(weight)))
+        .unwrap_or_else(|never| match never {})
+}
+
+/// What changes in `config.json` whatever the format: a stale quantization goes, and tying follows the tree.
+pub(crate) fn plain_config(source: &Config, model: &Model<Source>, forms: &Model<Form>) -> Config {
+    let mut config = source.clone();
+    for stale in ["quantization_config", "compression_config", "brevity"] {
+        config.remove(stale);
+    }
+    if model.is_tied() && !forms.is_tied() {
+        config.set("tie_word_embeddings", false.into());
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_found_by_name() {
+        for known in FORMATS {
+            assert_eq!(format(known.name()).unwrap().name(), known.name());
+            assert!(!known.about().is_empty() && !known.consumers().is_empty());
+        }
+        assert_eq!(format("ct").unwrap().name(), "compressed-tensors");
+        assert!(format("gguf2").is_none());
+    }
+}

@@ -1,0 +1,289 @@
+//! From the weights of a stage back to the tensors they were taken from.
+//!
+//! A reader of a checkpoint knows its tensors: one for query, key and value together, say, or one that is transposed.
+//! The tree has one weight for each, always `[out, in]`. What the source says about each weight (its tensor, its view)
+//! is undone here.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use brevity_model::{Place, Role, Site, Slot, Source, Stage, View};
+
+use crate::container::Container;
+use crate::error::Error;
+use crate::tensor::{Tensor, TensorSpec};
+use crate::unholdable::Why;
+
+/// One stage of the source, for a format to write it in another way.
+#[derive(Clone, Copy)]
+pub struct StageView<'a> {
+    /// Which stage it is.
+    pub place: Place,
+    /// Where its weights were.
+    pub source: &'a Stage<Source>,
+    /// The files they were in; needed for tensors that are carried through byte by byte.
+    pub container: Option<&'a dyn Container>,
+}
+
+/// One tensor and the weights it is made of.
+pub(crate) struct Whole<'a, T> {
+    /// The name of the tensor in the source.
+    pub tensor: String,
+    /// The weights, in the order of the tree.
+    pub parts: Vec<Part<'a, T>>,
+}
+
+/// A weight that is (part of) a tensor.
+pub(crate) struct Part<'a, T> {
+    pub site: Site,
+    pub slot: Slot,
+    /// Which part.
+    pub view: View,
+    /// Where the weight was; `None` if it is new.
+    pub source: Option<&'a Source>,
+    /// What stands for the weight.
+    pub item: &'a T,
+}
+
+/// The tensors of a stage in the order of the tree, with the weights that they are made of.
+pub(crate) fn wholes<'a, T>(
+    format: &'static str,
+    at: &StageView<'a>,
+    stage: &'a Stage<T>,
+) -> Result<Vec<Whole<'a, T>>, Error> {
+    let mut sources: BTreeMap<(Role, Slot), &Source> =
+        at.source.weights().into_iter().map(|(role, slot, source)| ((role, slot), source)).collect();
+    let biased = sources.clone();
+    let mut wholes: Vec<Whole<T>> = Vec::new();
+    for (role, slot, item) in stage.weights() {
+        let source = sources.remove(&(role.clone(), slot));
+        let site = Site::new(at.place, role.clone());
+        let (tensor, view) = match source {
+            Some(source) => (source.tensor.clone(), source.view.clone()),
+            None => match new_name(&role, slot, &biased) {
+                Some(named) => named,
+                None => return Err(Error::Unholdable { format, site, why: Why::New }),
+            },
+        };
+        let part = Part { site, slot, view, source, item };
+        match wholes.iter_mut().find(|whole| whole.tensor == tensor) {
+            Some(whole) => whole.parts.push(part),
+            None => wholes.push(Whole { tensor, parts: vec![part] }),
+        }
+    }
+    match sources.into_keys().next() {
+        None => Ok(wholes),
+        Some((role, _)) => {
+            Err(Error::Unholdable { format, site: Site::new(at.place, role), why: Why::Dropped })
+        }
+    }
+}
+
+/// What readers call a weight that was not in the source: a bias goes by the name of its matrix, an output table that
+/// is no longer that of the tokens by the name that nearly all architectures give it.
+fn new_name(role: &Role, slot: Slot, sources: &BTreeMap<(Role, Slot), &Source>) -> Option<(String, View)> {
+    match (role, slot) {
+        (Role::Out, Slot::Weight) => Some(("lm_head.weight".into(), View::whole())),
+        (_, Slot::Bias) => {
+            let matrix = sources.get(&(role.clone(), Slot::Weight))?;
+            let stem = matrix.tensor.strip_suffix(".weight")?;
+            Some((format!("{stem}.bias"), View { transposed: false, rows: matrix.view.rows.clone() }))
+        }
+        _ => None,
+    }
+}
+
+/// Tensors of the stage that are no weights, to be carried through as they are.
+pub(crate) fn others(format: &'static str, at: &StageView<'_>) -> Result<Vec<TensorSpec>, Error> {
+    let Stage::Loose(loose) = at.source else { return Ok(Vec::new()) };
+    let spec = |name: &String| {
+        let raw = at.container.and_then(|container| container.raw(name));
+        let raw = raw.ok_or_else(|| Error::NoTensor { tensor: name.clone() })?;
+        let spec = TensorSpec::new(name.clone(), raw.dtype, raw.shape);
+        if spec.bytes() == raw.bytes.len() as u64 && is_safetensors(raw.dtype) {
+            return Ok(spec);
+        }
+        let site = Site::new(at.place, Role::Loose(name.as_str().into()));
+        let why = Why::Dtype { tensor: name.clone(), dtype: raw.dtype.to_owned() };
+        Err(Error::Unholdable { format, site, why })
+    };
+    loose.others.iter().map(spec).collect()
+}
+
+/// The same with their bytes.
+pub(crate) fn carry_others(format: &'static str, at: &StageView<'_>) -> Result<Vec<Tensor>, Error> {
+    let bytes = |spec: TensorSpec| {
+        let raw = at.container.and_then(|container| container.raw(&spec.name));
+        let data = raw.ok_or_else(|| Error::NoTensor { tensor: spec.name.clone() })?.bytes.to_vec();
+        Ok(spec.with(data))
+    };
+    let tensors = others(format, at)?.into_iter().map(bytes).collect();
+    if let (Stage::Loose(loose), Some(container)) = (at.source, at.container) {
+        container.release(&loose.others);
+    }
+    tensors
+}
+
+fn is_safetensors(dtype: &str) -> bool {
+    const KNOWN: &[&str] = &[
+        "BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2", "U16", "I16", "F16", "BF16",
+        "U32", "I32", "F32", "U64", "I64", "F64", "C64",
+    ];
+    KNOWN.contains(&dtype)
+}
+
+/// How the rows of the parts lie in the whole.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Frame {
+    /// Rows and columns of the whole before it is turned; the entries of a vector are rows of one column.
+    pub matrix: [usize; 2],
+    /// The tensor holds `[columns, rows]`.
+    pub transposed: bool,
+    /// Dimensions of the tensor.
+    pub shape: Vec<usize>,
+    /// For each part its rows.
+    rows: Vec<Vec<Range<usize>>>,
+}
+
+impl Frame {
+    /// The frame of a tensor whose parts have these shapes.
+    pub fn of<T>(
+        format: &'static str,
+        container: Option<&dyn Container>,
+        whole: &Whole<'_, T>,
+        shape: impl Fn(&T) -> [usize; 2],
+    ) -> Result<Frame, Error> {
+        let first = &whole.parts[0];
+        let fail = |why| Err(Error::Unholdable { format, site: first.site.clone(), why });
+        let vector = is_vector(&first.site.role, first.slot);
+        let transposed = first.view.transposed;
+        let mut columns = 0;
+        let mut rows = Vec::new();
+        let mut taken = Vec::new();
+        let mut unchanged = true;
+        for part in &whole.parts {
+            let [r, c] = if vector { [shape(part.item)[1], 1] } else { shape(part.item) };
+            let ranges = part.view.rows.clone().unwrap_or_else(|| std::iter::once(0..r).collect());
+            let fits = ranges.iter().map(|range| range.len()).sum::<usize>() == r;
+            if !fits || part.view.transposed != transposed || (columns != c && !rows.is_empty()) {
+                return fail(Why::Fused { tensor: whole.tensor.clone() });
+            }
+            columns = c;
+            unchanged &= part.source.is_some_and(|source| source.form.shape() == shape(part.item));
+            taken.extend(ranges.iter().filter(|range| !range.is_empty()).cloned());
+            rows.push(ranges);
+        }
+        taken.sort_by_key(|range| range.start);
+        let mut end = 0;
+        for range in taken {
+            if range.start > end {
+                return fail(Why::Uncovered { tensor: whole.tensor.clone() });
+            }
+            if range.start < end {
+                return fail(Why::Shared { tensor: whole.tensor.clone() });
+            }
+            end = range.end;
+        }
+        let (stored, plain) = match (vector, transposed) {
+            (true, _) => ([1, end], vec![end]),
+            (false, true) => ([columns, end], vec![columns, end]),
+            (false, false) => ([end, columns], vec![end, columns]),
+        };
+        // The source knows whether one row is a vector or a matrix, and whether rows are left over.
+        let known = container.filter(|_| unchanged);
+        if known.and_then(|container| container.form(&whole.tensor)).is_some_and(|form| form.shape() != stored) {
+            return fail(Why::Uncovered { tensor: whole.tensor.clone() });
+        }
+        let raw = known.and_then(|container| container.raw(&whole.tensor)).map(|raw| raw.shape.to_vec());
+        let same = |shape: &Vec<usize>| match shape[..] {
+            [n] => stored == [1, n],
+            [r, c] => stored == [r, c],
+            _ => false,
+        };
+        let shape = raw.filter(same).unwrap_or(plain);
+        Ok(Frame { matrix: [end, columns], transposed, shape, rows })
+    }
+
+    /// Rows and columns as they are stored; a vector is one row.
+    pub fn stored(&self) -> [usize; 2] {
+        let [rows, columns] = self.matrix;
+        match self.shape[..] {
+            [n] => [1, n],
+            _ if self.transposed => [columns, rows],
+            _ => [rows, columns],
+        }
+    }
+
+    /// Puts the entries of the parts, each row by row with `columns` entries a row, in their places.
+    pub fn place<T: bytemuck::Pod>(&self, columns: usize, mut parts: Vec<Vec<T>>) -> Vec<T> {
+        if self.is_lone() {
+            return parts.remove(0);
+        }
+        let mut whole = vec![T::zeroed(); self.matrix[0] * columns];
+        let bytes: Vec<&[u8]> = parts.iter().map(|part| bytemuck::cast_slice(part)).collect();
+        self.copy(size_of::<T>(), columns, &bytes, bytemuck::cast_slice_mut(&mut whole));
+        whole
+    }
+
+    /// The same for entries of `width` bytes.
+    pub fn place_bytes(&self, width: usize, columns: usize, mut parts: Vec<Vec<u8>>) -> Vec<u8> {
+        if self.is_lone() {
+            return parts.remove(0);
+        }
+        let mut whole = vec![0; self.matrix[0] * columns * width];
+        let bytes: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        self.copy(width, columns, &bytes, &mut whole);
+        whole
+    }
+
+    /// Whether there is one part, which is the whole as it lies.
+    fn is_lone(&self) -> bool {
+        !self.transposed && self.rows.len() == 1 && self.rows[0] == [0..self.matrix[0]]
+    }
+
+    fn copy(&self, width: usize, columns: usize, parts: &[&[u8]], whole: &mut [u8]) {
+        let (rows, line) = (self.matrix[0], columns * width);
+        for (ranges, part) in self.rows.iter().zip(parts) {
+            let mut from = 0;
+            for range in ranges {
+                let taken = &part[from * line..(from + range.len()) * line];
+                from += range.len();
+                if !self.transposed {
+                    whole[range.start * line..range.end * line].copy_from_slice(taken);
+                    continue;
+                }
+                // Tiles, so that neither side is walked in steps of a whole row for long.
+                const TILE: usize = 32;
+                for first_row in (0..range.len()).step_by(TILE) {
+                    for first_column in (0..columns).step_by(TILE) {
+                        for row in first_row..range.len().min(first_row + TILE) {
+                            for column in first_column..columns.min(first_column + TILE) {
+                                let to = (column * rows + range.start + row) * width;
+                                let at = row * line + column * width;
+                                whole[to..to + width].copy_from_slice(&taken[at..at + width]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether the weight is a vector: its single row is the entries.
+fn is_vector(role: &Role, slot: Slot) -> bool {
+    slot == Slot::Bias
+        || matches!(
+            role,
+            Role::EmbedNorm
+                | Role::AttnBefore
+                | Role::AttnAfter
+                | Role::AttnSum
+                | Role::QNorm
+                | Role::KNorm
+                | Role::MlpBefore
+                | Role::MlpAfter
+                | Role::MlpSum
+                | Role::HeadNorm
+        )
+}
