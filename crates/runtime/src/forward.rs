@@ -91,7 +91,7 @@ impl Forward {
     /// `lengths` says how many tokens of each padded sequence are real.
     ///
     /// # Errors
-    /// If shapes do not fit.
+    /// If shapes do not fit; [`Error::Mixed`].
     pub fn block(
         &self,
         block: &Block<Applied>,
@@ -178,6 +178,14 @@ impl Forward {
     ) -> Result<Tensor> {
         let heads = &attn.heads;
         let first = past.as_ref().map_or(0, |past| past.len());
+        if let Some(long) = heads.rope.as_ref().and_then(|rope| rope.long.as_ref()) {
+            // Keys that were turned for a short input do not fit queries of a long one.
+            let tokens = first + x.dims3()?.1;
+            let shortest = lengths.and_then(|lengths| lengths.iter().min().copied()).unwrap_or(tokens);
+            if tokens > long.beyond && (if first > 0 { first } else { shortest }) <= long.beyond {
+                return Err(Error::Mixed { tokens, beyond: long.beyond });
+            }
+        }
         let turned = |part: &Linear<Applied>, norm: &Option<Norm<Applied>>| -> Result<Tensor> {
             let y = self.linear(part, x)?; // [batch, tokens, heads * qk_dim]
             let y = self.head_norm(norm, y, heads.qk_dim)?;

@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use brevity_formats::Checkpoint;
-use brevity_runtime::{Compute, Resident, StreamOptions, run_streamed};
+use brevity_runtime::{Compute, Error, Resident, StreamOptions, run_streamed};
 use common::Lcg;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -131,4 +131,14 @@ fn every_golden_model_with_a_head_continues_from_its_cache() {
         }
         (golden.name, difference(&got, &golden.expected[9 * golden.width..]))
     }));
+}
+
+#[test]
+fn a_cache_filled_before_the_frequencies_change_is_not_continued_behind_it() {
+    let golden = golden().find(|golden| golden.name == "phi3-long").unwrap();
+    let resident = Resident::load(&golden.checkpoint, Compute::F32).unwrap();
+    let mut cache = resident.cache();
+    resident.forward(&golden.ids[..8], &mut cache).unwrap();
+    let error = resident.forward(&golden.ids[8..9], &mut cache).unwrap_err();
+    assert!(matches!(error, Error::Mixed { tokens: 9, beyond: 8 }), "{error}");
 }
