@@ -23,8 +23,9 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+pub use self::disk::free_bytes;
 pub use self::fault::OutputFault;
 use self::journal::{Finished, JOURNAL, Journal};
 use self::shard::Shard;
@@ -63,7 +64,7 @@ impl Output {
             shards: shards
                 .iter()
                 .flatten()
-                .map(|shard| (shard.file.clone(), Finished { bytes: shard.size_bytes(), blake3: None }))
+                .map(|shard| (shard.file.clone(), Finished { bytes: shard.size_bytes(), blake3: None, note: None }))
                 .collect(),
             files: Vec::new(),
         };
@@ -111,6 +112,22 @@ impl Output {
     /// BLAKE3 of the shard of a stage, in hexadecimal, if it is there.
     pub fn shard_digest(&self, stage: usize) -> Option<&str> {
         self.journal.shards[self.shard_file(stage)?].blake3.as_deref()
+    }
+
+    /// What was noted when the shard of a stage was written, if it is there and the run is not finished.
+    pub fn note(&self, stage: usize) -> Option<&Value> {
+        self.journal.shards[self.shard_file(stage)?].note.as_ref()
+    }
+
+    /// Writes the tensors of a stage, and in the same step a note for whoever resumes the run.
+    ///
+    /// # Errors
+    /// As [`Output::write`].
+    pub fn write_noted(&mut self, stage: usize, tensors: Vec<Tensor>, note: Value) -> Result<(), Error> {
+        if let Some(shard) = &self.shards[stage] {
+            self.journal.shards[&shard.file].note = Some(note);
+        }
+        self.write(stage, tensors)
     }
 
     /// Writes the tensors of a stage. When this returns, they are on the disk and will be found by the next run.
@@ -181,7 +198,7 @@ impl Output {
             map.extend(shard.specs.iter().map(|spec| (spec.name.as_str(), shard.file.as_str())));
         }
         let total: u64 = shards().map(|shard| shard.data_bytes).sum();
-        let index = json!({ "metadata": { "total_size": total, "brevity": self.journal }, "weight_map": map });
+        let index = json!({ "metadata": { "total_size": total, "brevity": self.journal.without_notes() }, "weight_map": map });
         serde_json::to_string_pretty(&index).expect("strings and numbers are JSON") + "\n"
     }
 
@@ -210,6 +227,7 @@ impl Output {
         for (file, finished) in earlier.shards {
             if finished.blake3.is_some() && disk::digest(&self.dir.join(&file), finished.bytes) == finished.blake3 {
                 self.journal.shards[&file].blake3 = finished.blake3;
+                self.journal.shards[&file].note = finished.note;
             }
         }
         Ok(())
@@ -277,6 +295,14 @@ impl Output {
         let text = serde_json::to_string_pretty(&self.journal).expect("strings and numbers are JSON");
         disk::write_whole(&self.dir, JOURNAL, &[text.as_bytes()]).map(|_| ())
     }
+}
+
+/// Bytes of the shards that hold these tensors, stage by stage: exactly what the files will have.
+///
+/// # Errors
+/// If two tensors have one name.
+pub fn predicted_bytes(specs: &[Vec<TensorSpec>]) -> Result<u64, Error> {
+    Ok(shards(specs)?.iter().flatten().map(Shard::size_bytes).sum())
 }
 
 /// The shard of each stage that has tensors.

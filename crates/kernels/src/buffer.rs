@@ -62,14 +62,7 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
     pub(crate) fn new(slice: &mut [T]) -> Self {
-<<<<<<< HEAD
-        Shared {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-        }
-=======
         Shared { start: slice.as_mut_ptr(), len: slice.len() }
->>>>>>> main
     }
 
     /// The elements `at..at + len`.

@@ -82,13 +82,7 @@ mod tests {
     /// Every exponent with mantissas around ties, both signs, and the special values.
     fn samples() -> Vec<f32> {
         let mantissas = [0, 1, 0x7fff, 0x8000, 0x8001, 0x1_8000, 0x7f_7fff, 0x7f_8000, 0x7f_ffff];
-<<<<<<< HEAD
-        let mut v: Vec<f32> = (0..256u32)
-            .flat_map(|e| mantissas.map(|m| f32::from_bits(e << 23 | m)))
-            .collect();
-=======
         let mut v: Vec<f32> = (0..256u32).flat_map(|e| mantissas.map(|m| f32::from_bits(e << 23 | m))).collect();
->>>>>>> main
         v.extend(v.clone().iter().map(|x| -x));
         v
     }

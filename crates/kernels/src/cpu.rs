@@ -22,75 +22,30 @@ pub fn features() -> &'static Features {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Features {
-<<<<<<< HEAD
-    let avx2 = is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c");
-=======
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
->>>>>>> main
     let avx512 = avx2
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
-<<<<<<< HEAD
-    Features {
-        avx2,
-        avx512,
-        avx512_bf16: avx512 && is_x86_feature_detected!("avx512bf16"),
-    }
-=======
     Features { avx2, avx512, avx512_bf16: avx512 && is_x86_feature_detected!("avx512bf16") }
->>>>>>> main
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Features {
-<<<<<<< HEAD
-    Features {
-        avx2: false,
-        avx512: false,
-        avx512_bf16: false,
-    }
-=======
     Features { avx2: false, avx512: false, avx512_bf16: false }
->>>>>>> main
 }
 
 /// One line for people: the architecture, the kernels chosen and the number of worker threads.
 pub fn describe() -> String {
-<<<<<<< HEAD
-    format!(
-        "{}, {}, {} threads",
-        std::env::consts::ARCH,
-        features(),
-        rayon::current_num_threads()
-    )
-=======
     format!("{}, {}, {} threads", std::env::consts::ARCH, features(), rayon::current_num_threads())
->>>>>>> main
 }
 
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-<<<<<<< HEAD
-        let names = [
-            (self.avx2, "avx2+fma"),
-            (self.avx512, "avx512"),
-            (self.avx512_bf16, "avx512-bf16"),
-        ];
-        let found: Vec<&str> = names.iter().filter(|n| n.0).map(|n| n.1).collect();
-        if found.is_empty() {
-            f.write_str("portable kernels")
-        } else {
-            f.write_str(&found.join(" "))
-        }
-=======
         let names = [(self.avx2, "avx2+fma"), (self.avx512, "avx512"), (self.avx512_bf16, "avx512-bf16")];
         let found: Vec<&str> = names.iter().filter(|n| n.0).map(|n| n.1).collect();
         if found.is_empty() { f.write_str("portable kernels") } else { f.write_str(&found.join(" ")) }
->>>>>>> main
     }
 }
 

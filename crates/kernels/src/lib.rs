@@ -71,10 +71,7 @@
 //! ```
 
 pub mod activation;
-<<<<<<< HEAD
-=======
 pub mod attention;
->>>>>>> main
 pub mod bits;
 pub mod cast;
 pub mod cpu;
@@ -82,10 +79,7 @@ pub mod grid;
 pub mod linalg;
 pub mod matmul;
 pub mod norm;
-<<<<<<< HEAD
-=======
 pub mod ops;
->>>>>>> main
 pub mod rope;
 pub mod softmax;
 

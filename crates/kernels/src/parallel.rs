@@ -37,36 +37,15 @@ pub(crate) fn map<X: Sync, Y: Send>(x: &[X], y: &mut [Y], work: impl Fn(&[X], &m
     if x.len() <= PIECE {
         return work(x, y);
     }
-<<<<<<< HEAD
-    y.par_chunks_mut(PIECE)
-        .zip(x.par_chunks(PIECE))
-        .for_each(|(y, x)| work(x, y));
-}
-
-/// Runs `work` over pieces of an elementwise map of two inputs.
-pub(crate) fn map2<X: Sync, Y: Send>(
-    a: &[X],
-    b: &[X],
-    y: &mut [Y],
-    work: impl Fn(&[X], &[X], &mut [Y]) + Sync,
-) {
-=======
     y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| work(x, y));
 }
 
 /// Runs `work` over pieces of an elementwise map of two inputs.
 pub(crate) fn map2<X: Sync, Y: Send>(a: &[X], b: &[X], y: &mut [Y], work: impl Fn(&[X], &[X], &mut [Y]) + Sync) {
->>>>>>> main
     assert_eq!(a.len(), y.len(), "input and output of an elementwise map have one length");
     assert_eq!(b.len(), y.len(), "input and output of an elementwise map have one length");
     if a.len() <= PIECE {
         return work(a, b, y);
     }
-<<<<<<< HEAD
-    y.par_chunks_mut(PIECE)
-        .zip(a.par_chunks(PIECE).zip(b.par_chunks(PIECE)))
-        .for_each(|(y, (a, b))| work(a, b, y));
-=======
     y.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE).zip(b.par_chunks(PIECE))).for_each(|(y, (a, b))| work(a, b, y));
->>>>>>> main
 }

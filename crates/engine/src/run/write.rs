@@ -23,7 +23,7 @@ impl<'scope> Writer<'scope> {
         let (tell, done) = channel();
         let thread = scope.spawn(move || {
             for (stage, tensors, note) in handed {
-                output.write(stage, tensors, note)?;
+                output.write_noted(stage, tensors, note)?;
                 // Nobody may be listening any more, which is no reason not to write.
                 let _ = tell.send(stage);
             }

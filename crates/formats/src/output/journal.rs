@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The name of the journal.
 pub(super) const JOURNAL: &str = ".brevity-run.json";
@@ -25,6 +26,9 @@ pub(super) struct Finished {
     /// BLAKE3 of the whole file, in hexadecimal; none until it is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
+    /// What the writer wants to know of it when the run is resumed. Not kept in the index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Value>,
 }
 
 impl Journal {
@@ -32,6 +36,13 @@ impl Journal {
     pub fn same_run(&self, other: &Journal) -> bool {
         let sizes = |journal: &Journal| journal.shards.iter().map(|(f, s)| (f.clone(), s.bytes)).collect::<Vec<_>>();
         self.identity == other.identity && sizes(self) == sizes(other)
+    }
+
+    /// The record as it goes into the index.
+    pub fn without_notes(&self) -> Journal {
+        let mut journal = self.clone();
+        journal.shards.values_mut().for_each(|shard| shard.note = None);
+        journal
     }
 
     /// Every file the run may have written.

@@ -100,17 +100,7 @@ pub fn encode(
 ///
 /// # Errors
 /// [`Error::Bits`], [`Error::Group`], or [`Error::Length`] if a slice does not fit the shape.
-<<<<<<< HEAD
-pub fn decode(
-    spec: &Spec,
-    scales: &Scales,
-    codes: &[u8],
-    shape: [usize; 2],
-    out: &mut [f32],
-) -> Result<(), Error> {
-=======
 pub fn decode(spec: &Spec, scales: &Scales, codes: &[u8], shape: [usize; 2], out: &mut [f32]) -> Result<(), Error> {
->>>>>>> main
     let l = spec.layout(shape)?;
     check(&l, scales, out.len(), codes.len())?;
     out.par_chunks_mut(PIECE).enumerate().for_each(|(i, out)| {
@@ -165,12 +155,8 @@ mod tests {
                     (Group::Size(4), 0, 8),
                     (Group::Row, 4, 0),
                 ] {
-<<<<<<< HEAD
-                    let spec = Spec { bits, group, symmetric, range: Range::MinMax, scale: ScaleType::F16, ragged: true };
-=======
                     let spec =
                         Spec { bits, group, symmetric, range: Range::MinMax, scale: ScaleType::F16, ragged: true };
->>>>>>> main
                     let w = weights(rows * cols);
                     let s = fit(&spec, &w, [rows, cols], None).unwrap();
                     let (mut q, mut back) = (vec![0; w.len()], vec![0.0; w.len()]);

@@ -1,10 +1,6 @@
 //! Choosing the scale and zero point of every group.
 
-<<<<<<< HEAD
-use super::{Layout, Range, Scales, ScaleType, Spec, check_len};
-=======
 use super::{Layout, Range, ScaleType, Scales, Spec, check_len};
->>>>>>> main
 use crate::cpu::dispatch;
 use crate::error::Error;
 use crate::math::pow_two_fifths;
@@ -103,15 +99,7 @@ fn grid_of(spec: &Spec, lo: f32, hi: f32) -> (f32, u8) {
         return (1.0, zero);
     }
     let scale = spec.scale.round(wide);
-<<<<<<< HEAD
-    let zero = if spec.symmetric {
-        spec.middle()
-    } else {
-        (-lo / scale).clamp(0.0, max).round_ties_even() as u8
-    };
-=======
     let zero = if spec.symmetric { spec.middle() } else { (-lo / scale).clamp(0.0, max).round_ties_even() as u8 };
->>>>>>> main
     (scale, zero)
 }
 
@@ -154,24 +142,11 @@ fn fit_long(spec: &Spec, w: &[f32], keep: Option<&[bool]>) -> (f32, u8) {
         let range = i * PIECE..((i + 1) * PIECE).min(w.len());
         (&w[range.clone()], keep.map(|k| &k[range]))
     };
-<<<<<<< HEAD
-    let all: Vec<(f32, f32)> = (0..pieces)
-        .into_par_iter()
-        .map(|i| bounds(piece(i).0, piece(i).1))
-        .collect();
-    let range = all.iter().fold((0.0f32, 0.0f32), |a, b| (a.0.min(b.0), a.1.max(b.1)));
-    search(spec, range, |s, z| {
-        let losses: Vec<f64> = (0..pieces)
-            .into_par_iter()
-            .map(|i| loss(piece(i).0, piece(i).1, s, z, spec.max_code() as f32))
-            .collect();
-=======
     let all: Vec<(f32, f32)> = (0..pieces).into_par_iter().map(|i| bounds(piece(i).0, piece(i).1)).collect();
     let range = all.iter().fold((0.0f32, 0.0f32), |a, b| (a.0.min(b.0), a.1.max(b.1)));
     search(spec, range, |s, z| {
         let losses: Vec<f64> =
             (0..pieces).into_par_iter().map(|i| loss(piece(i).0, piece(i).1, s, z, spec.max_code() as f32)).collect();
->>>>>>> main
         losses.iter().sum()
     })
 }
@@ -198,26 +173,14 @@ pub fn fit(spec: &Spec, w: &[f32], shape: [usize; 2], keep: Option<&[bool]>) -> 
         (scales[0], zeros[0]) = fit_long(spec, w, keep);
     } else if l.groups > 0 && l.cols > 0 {
         let rows = ((1 << 15) / l.cols).max(1);
-<<<<<<< HEAD
-        scales
-            .par_chunks_mut(rows * l.groups)
-            .zip(zeros.par_chunks_mut(rows * l.groups))
-            .enumerate()
-            .for_each(|(i, (scales, zeros))| {
-=======
         scales.par_chunks_mut(rows * l.groups).zip(zeros.par_chunks_mut(rows * l.groups)).enumerate().for_each(
             |(i, (scales, zeros))| {
->>>>>>> main
                 for (j, (s, z)) in scales.iter_mut().zip(zeros).enumerate() {
                     let (from, to) = group_range(&l, i * rows * l.groups + j);
                     (*s, *z) = fit_group(spec, &w[from..to], keep.map(|k| &k[from..to]));
                 }
-<<<<<<< HEAD
-            });
-=======
             },
         );
->>>>>>> main
     }
     let zeros = (!spec.symmetric).then_some(zeros);
     Ok(Scales { scales, zeros })

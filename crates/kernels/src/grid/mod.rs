@@ -172,15 +172,7 @@ impl Scales {
 }
 
 pub(crate) fn check_len(what: &'static str, found: usize, expected: usize) -> Result<(), Error> {
-<<<<<<< HEAD
-    if found == expected {
-        Ok(())
-    } else {
-        Err(Error::Length { what, found, expected })
-    }
-=======
     if found == expected { Ok(()) } else { Err(Error::Length { what, found, expected }) }
->>>>>>> main
 }
 
 #[cfg(test)]

@@ -5,10 +5,6 @@
 use super::parts;
 use super::svd::{Real, Svd, check_finite, fixed_signs, thin};
 use crate::error::Error;
-<<<<<<< HEAD
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef};
-=======
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::householder::{
     apply_block_householder_sequence_on_the_left_in_place_scratch as apply_scratch,
@@ -17,7 +13,6 @@ use faer::linalg::householder::{
 use faer::linalg::matmul::matmul;
 use faer::linalg::qr::no_pivoting::factor::{qr_in_place, qr_in_place_scratch, recommended_block_size};
 use faer::{Accum, Conj, Mat, MatRef};
->>>>>>> main
 
 /// Columns of the sketch beyond the rank.
 const OVERSAMPLING: usize = 16;
@@ -73,15 +68,7 @@ fn leading<T: Real>(a: MatRef<'_, T>, rank: usize, seed: u64) -> Result<Svd<T>, 
     let left = MatRef::from_row_major_slice(&inner.u, width, width);
     let u = times(q.as_ref(), left);
     let vt = MatRef::from_row_major_slice(&inner.vt, width, cols);
-<<<<<<< HEAD
-    Ok(fixed_signs(
-        u.as_ref().subcols(0, rank),
-        inner.s[..rank].to_vec(),
-        vt.transpose().subcols(0, rank),
-    ))
-=======
     Ok(fixed_signs(u.as_ref().subcols(0, rank), inner.s[..rank].to_vec(), vt.transpose().subcols(0, rank)))
->>>>>>> main
 }
 
 fn times<T: Real>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> Mat<T> {
@@ -91,10 +78,6 @@ fn times<T: Real>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> Mat<T> {
 }
 
 /// An orthonormal basis of the columns.
-<<<<<<< HEAD
-fn basis<T: Real>(a: Mat<T>) -> Mat<T> {
-    a.qr().compute_thin_Q()
-=======
 fn basis<T: Real>(mut a: Mat<T>) -> Mat<T> {
     // not `Mat::qr`: that splits work by the number of threads
     let (rows, cols) = a.shape();
@@ -107,7 +90,6 @@ fn basis<T: Real>(mut a: Mat<T>) -> Mat<T> {
     let mut room = MemBuffer::new(apply_scratch::<T>(rows, block, cols));
     apply(a.as_ref(), coefficients.as_ref(), Conj::No, q.as_mut(), parts(), MemStack::new(&mut room));
     q
->>>>>>> main
 }
 
 fn truncated<T: Real>(svd: Svd<T>, [rows, cols]: [usize; 2], rank: usize) -> Svd<T> {
@@ -160,12 +142,8 @@ mod tests {
     fn leading_values_and_vectors_equal_the_full_decomposition() {
         for (rows, cols) in [(120, 70), (60, 150)] {
             let a = decaying(rows, cols);
-<<<<<<< HEAD
-            let (full, some) = (svd_f64(&a, [rows, cols]).unwrap(), randomized_svd_f64(&a, [rows, cols], 8, 1).unwrap());
-=======
             let (full, some) =
                 (svd_f64(&a, [rows, cols]).unwrap(), randomized_svd_f64(&a, [rows, cols], 8, 1).unwrap());
->>>>>>> main
             let width = full.s.len();
             for j in 0..8 {
                 assert!((full.s[j] - some.s[j]).abs() < 1e-10);

@@ -2,18 +2,11 @@
 
 use super::parts;
 use crate::error::Error;
-<<<<<<< HEAD
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
-use faer::traits::RealField;
-use faer::{Diag, Mat, MatRef};
-=======
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
 use faer::traits::RealField;
 use faer::{Mat, MatRef};
->>>>>>> main
 
 /// `a = u diag(s) vt` with `r = min(rows, cols)`, or fewer, terms.
 #[derive(Debug, Clone, PartialEq)]

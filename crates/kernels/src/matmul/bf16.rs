@@ -38,19 +38,6 @@ impl PackedBf16 {
         let pairs = inputs.div_ceil(2);
         let mut words = vec![0u32; outputs.div_ceil(PANEL) * pairs * PANEL];
         if !words.is_empty() {
-<<<<<<< HEAD
-            words
-                .par_chunks_mut(pairs * PANEL)
-                .zip(w.par_chunks(PANEL * inputs))
-                .for_each(|(panel, rows)| {
-                    scratch::<bf16, _>(inputs, |row| {
-                        for (j, w) in rows.chunks_exact(inputs).enumerate() {
-                            round(w, row);
-                            pack_row(row, panel, j);
-                        }
-                    });
-                });
-=======
             words.par_chunks_mut(pairs * PANEL).zip(w.par_chunks(PANEL * inputs)).for_each(|(panel, rows)| {
                 scratch::<bf16, _>(inputs, |row| {
                     for (j, w) in rows.chunks_exact(inputs).enumerate() {
@@ -59,7 +46,6 @@ impl PackedBf16 {
                     }
                 });
             });
->>>>>>> main
         }
         PackedBf16 { outputs, inputs, words }
     }
@@ -246,12 +232,8 @@ mod tests {
             for bias in [None, Some(&b[..])] {
                 let mut want = vec![0.0; m * n];
                 linear_bf16_scalar(d, &x, &w, bias, &mut want);
-<<<<<<< HEAD
-                let (mut y, mut y16, mut wide) = (vec![f32::NAN; m * n], vec![bf16::ZERO; m * n], vec![f32::NAN; m * n]);
-=======
                 let (mut y, mut y16, mut wide) =
                     (vec![f32::NAN; m * n], vec![bf16::ZERO; m * n], vec![f32::NAN; m * n]);
->>>>>>> main
                 linear_bf16(m, Rows::F32(&x), &packed, bias, RowsMut::F32(&mut y));
                 linear_bf16(m, Rows::Bf16(&x16), &packed, bias, RowsMut::Bf16(&mut y16));
                 widened(m, Rows::F32(&x), &packed, bias, &mut wide);

@@ -45,9 +45,6 @@ fn dots<const FMA: bool, const R: usize>(k: usize, x: &[f32], w: &[f32], mut wri
 /// The outputs `first..first + w.len() / k` of all rows; `y` is the whole `[m, n]` result.
 #[inline(always)]
 fn piece_body<const FMA: bool>(d: Dims, x: &[f32], w: &[f32], bias: Option<&[f32]>, first: usize, y: Shared<f32>) {
-<<<<<<< HEAD
-    fn put<const R: usize>(d: Dims, row: usize, bias: Option<&[f32]>, first: usize, y: Shared<f32>) -> impl Fn(usize, [f32; R]) {
-=======
     fn put<const R: usize>(
         d: Dims,
         row: usize,
@@ -55,7 +52,6 @@ fn piece_body<const FMA: bool>(d: Dims, x: &[f32], w: &[f32], bias: Option<&[f32
         first: usize,
         y: Shared<f32>,
     ) -> impl Fn(usize, [f32; R]) {
->>>>>>> main
         move |j, sums| {
             let b = bias.map_or(0.0, |b| b[first + j]);
             for (r, s) in sums.iter().enumerate() {
@@ -104,11 +100,5 @@ pub(super) fn few_rows(d: Dims, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &
     if d.n <= outputs {
         return piece(d, x, w, bias, 0, y);
     }
-<<<<<<< HEAD
-    w.par_chunks(outputs * d.k)
-        .enumerate()
-        .for_each(|(i, w)| piece(d, x, w, bias, i * outputs, y));
-=======
     w.par_chunks(outputs * d.k).enumerate().for_each(|(i, w)| piece(d, x, w, bias, i * outputs, y));
->>>>>>> main
 }
