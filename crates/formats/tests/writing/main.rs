@@ -3,7 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod architectures;
 mod battery;
+mod malformed;
 mod models;
 mod output;
 mod vectors;
