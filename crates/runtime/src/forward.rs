@@ -225,7 +225,7 @@ impl Forward {
 
     fn rotate(&self, rope: &Rope, x: &Tensor, head: usize, first: usize) -> Result<Tensor> {
         let (_, tokens, width) = x.dims3()?;
-        let turns = self.turns(rope, first + tokens)?;
+        let turns = self.turns(rope, rope.frequencies(first + tokens), first + tokens)?;
         let layout = match rope.style {
             RopeStyle::Half => Layout::Half,
             RopeStyle::Pairs => Layout::Pairs,
@@ -234,9 +234,9 @@ impl Forward {
     }
 
     /// Cosines and sines for at least so many positions, made once for all layers that turn alike.
-    fn turns(&self, rope: &Rope, positions: usize) -> Result<Turns> {
+    fn turns(&self, rope: &Rope, inv_freq: &[f32], positions: usize) -> Result<Turns> {
         let mut known = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let same = |turns: &Turns| turns.inv_freq == rope.inv_freq && turns.amplitude == rope.amplitude;
+        let same = |turns: &Turns| turns.inv_freq == inv_freq && turns.amplitude == rope.amplitude;
         let at = known.iter().position(same);
         if let Some(at) = at {
             if known[at].cos.dims()[0] >= positions {
@@ -245,15 +245,15 @@ impl Forward {
             known.swap_remove(at);
         }
         let rows = positions.next_power_of_two();
-        let pairs = rope.inv_freq.len();
+        let pairs = inv_freq.len();
         // The angle is a single, as in the reference implementations; its cosine is exact to the last bit or so.
-        let angle = |i: usize| f64::from((i / pairs) as f32 * rope.inv_freq[i % pairs]);
+        let angle = |i: usize| f64::from((i / pairs) as f32 * inv_freq[i % pairs]);
         let table = |f: fn(f64) -> f64| -> Result<Tensor> {
             let values: Vec<f32> = (0..rows * pairs).map(|i| f(angle(i)) as f32 * rope.amplitude).collect();
             Ok(Tensor::from_vec(values, (rows, pairs), &self.device)?)
         };
         let turns = Turns {
-            inv_freq: rope.inv_freq.clone(),
+            inv_freq: inv_freq.to_vec(),
             amplitude: rope.amplitude,
             cos: table(f64::cos)?,
             sin: table(f64::sin)?,
