@@ -1,0 +1,219 @@
+//! Makes the checkpoint in `models/tiny` from Princeton WordNet, and measures it.
+//!
+//! ```console
+//! $ RAYON_NUM_THREADS=1 cargo run --release -p brevity --example train_tiny -- --wordnet /usr/share/wordnet --out models/tiny
+//! $ cargo run --release -p brevity --example train_tiny -- --evaluate models/tiny
+//! ```
+//!
+//! Everything follows from the seed: the split of the text, the facts, the tokenizer, the first weights and the order of
+//! training. Two training threads work on the two halves of each batch, so the matrix products need one thread each.
+
+mod corpus;
+mod evaluation;
+mod facts;
+mod model;
+mod ops;
+mod random;
+mod sampling;
+mod training;
+mod vocabulary;
+mod wordnet;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use candle_core::DType;
+use serde_json::json;
+use tokenizers::Tokenizer;
+
+use crate::corpus::Corpus;
+use crate::evaluation::Scores;
+use crate::model::{Llama, Shape};
+use crate::sampling::Sampler;
+use crate::training::Schedule;
+
+// candle asks for fresh memory at every operation; the system's allocator gives it back to the kernel each time
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE: &str = "usage: train_tiny --wordnet DIR --out DIR [--seed N] [--steps N] [--state FILE] [--corpus-only]
+       train_tiny --evaluate DIR
+
+  --wordnet DIR   the WordNet database (Debian: package wordnet-base, /usr/share/wordnet)
+  --out DIR       where the checkpoint, heldout.txt and facts.jsonl are written
+  --state FILE    write the training state here now and then, and go on from it if it is there
+  --corpus-only   write heldout.txt, facts.jsonl and the tokenizer, and stop
+  --evaluate DIR  measure a checkpoint: perplexity of heldout.txt, recall of facts.jsonl";
+
+const VOCABULARY: usize = 3072;
+const PEAK_RATE: f64 = 3e-3;
+const WARMUP: usize = 100;
+
+struct Arguments {
+    wordnet: PathBuf,
+    out: PathBuf,
+    seed: u64,
+    steps: usize,
+    state: Option<PathBuf>,
+    corpus_only: bool,
+    evaluate: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
+        let mut parsed = Self {
+            wordnet: PathBuf::new(),
+            out: PathBuf::new(),
+            seed: 2006,
+            steps: 1800,
+            state: None,
+            corpus_only: false,
+            evaluate: None,
+        };
+        while let Some(word) = words.next() {
+            let mut value = || {
+                words
+                    .next()
+                    .with_context(|| format!("`{word}` wants a value\n{USAGE}"))
+            };
+            match word.as_str() {
+                "--wordnet" => parsed.wordnet = value()?.into(),
+                "--out" => parsed.out = value()?.into(),
+                "--seed" => {
+                    parsed.seed = value()?.parse().context("--seed wants a whole number")?
+                }
+                "--steps" => {
+                    parsed.steps = value()?.parse().context("--steps wants a whole number")?
+                }
+                "--state" => parsed.state = Some(value()?.into()),
+                "--corpus-only" => parsed.corpus_only = true,
+                "--evaluate" => parsed.evaluate = Some(value()?.into()),
+                _ => bail!("`{word}` is not an argument\n{USAGE}"),
+            }
+        }
+        if parsed.evaluate.is_none()
+            && (parsed.wordnet.as_os_str().is_empty() || parsed.out.as_os_str().is_empty())
+        {
+            bail!("{USAGE}");
+        }
+        Ok(parsed)
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse(std::env::args().skip(1))?;
+    match &arguments.evaluate {
+        Some(folder) => println!("{}", evaluation::evaluate(folder)?),
+        None => make(&arguments)?,
+    }
+    Ok(())
+}
+
+fn make(arguments: &Arguments) -> Result<()> {
+    let corpus = corpus::build(&wordnet::WordNet::read(&arguments.wordnet)?, arguments.seed);
+    let all: Vec<String> = corpus
+        .texts
+        .iter()
+        .chain(corpus.wordings.iter().flatten())
+        .cloned()
+        .collect();
+    let tokenizer = vocabulary::train(&all, VOCABULARY)?;
+    let shape = Shape {
+        vocabulary: tokenizer.get_vocab_size(true),
+        hidden: 256,
+        inner: 512,
+        layers: 4,
+        heads: 8,
+        kv_heads: 4,
+        head_size: 32,
+        positions: 512,
+    };
+    let mut sampler = Sampler::new(&corpus, &tokenizer, arguments.seed)?;
+    fs::create_dir_all(&arguments.out)?;
+    write_corpus(&corpus, &tokenizer, &shape, &arguments.out)?;
+    eprintln!(
+        "{} texts, {} tokens; {} facts; {} held-out bytes",
+        corpus.texts.len(),
+        sampler.text_tokens(),
+        corpus.facts.len(),
+        corpus.heldout.len()
+    );
+    if arguments.corpus_only {
+        return Ok(());
+    }
+    let (model, start) = match &arguments.state {
+        Some(file) if file.exists() => (Llama::read(shape, file)?, training::steps_done(file)?),
+        _ => (Llama::random(shape, arguments.seed)?, 0),
+    };
+    eprintln!("{} weights", model.size());
+    let schedule = Schedule {
+        steps: arguments.steps,
+        peak_rate: PEAK_RATE,
+        warmup: WARMUP,
+    };
+    training::train(&model, &mut sampler, &schedule, start, |steps| {
+        if steps % 200 == 0 && steps < schedule.steps {
+            let held = vocabulary::encode(&tokenizer, &corpus.heldout)?;
+            let (perplexity, _) = evaluation::perplexity(&model, &held, 16)?;
+            let sample: Vec<_> = corpus.facts.iter().step_by(8).cloned().collect();
+            let recall = evaluation::recall(&model, &tokenizer, &sample)?;
+            let right: usize = recall.iter().map(|(_, right, _)| right).sum();
+            eprintln!(
+                "  after {steps}: perplexity {perplexity:.2} of 16 windows, {right} of {} facts",
+                sample.len()
+            );
+            if let Some(file) = &arguments.state {
+                training::write_state(&model, steps, file)?;
+                write_weights(&model, &arguments.out)?;
+            }
+        }
+        Ok(())
+    })?;
+    let passes = |drawn: usize, of: usize| drawn as f64 / of as f64;
+    eprintln!(
+        "every fact was met {:.1} times, every text {:.1} times",
+        passes(sampler.facts_drawn, corpus.facts.len()),
+        passes(sampler.texts_drawn, corpus.texts.len())
+    );
+    write_weights(&model, &arguments.out)?;
+    println!(
+        "{}",
+        Scores::measure(&model, &tokenizer, &corpus.heldout, &corpus.facts)?
+    );
+    println!(
+        "as stored, in bf16:\n{}",
+        evaluation::evaluate(&arguments.out)?
+    );
+    Ok(())
+}
+
+fn write_corpus(corpus: &Corpus, tokenizer: &Tokenizer, shape: &Shape, out: &Path) -> Result<()> {
+    vocabulary::write(tokenizer, out, shape.positions)?;
+    fs::write(out.join("heldout.txt"), &corpus.heldout)?;
+    let mut lines = String::new();
+    for fact in &corpus.facts {
+        lines.push_str(&serde_json::to_string(fact)?);
+        lines.push('\n');
+    }
+    fs::write(out.join("facts.jsonl"), lines)?;
+    fs::write(
+        out.join("config.json"),
+        serde_json::to_string_pretty(&shape.config())? + "\n",
+    )?;
+    let generation = json!({ "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0 });
+    fs::write(
+        out.join("generation_config.json"),
+        serde_json::to_string_pretty(&generation)? + "\n",
+    )?;
+    Ok(())
+}
+
+/// Writes `model.safetensors` in bf16; a reader never sees half of it.
+fn write_weights(model: &Llama, out: &Path) -> Result<()> {
+    let partial = out.join("model.safetensors.partial");
+    let tensors = model.tensors(DType::BF16)?;
+    let format = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::serialize_to_file(tensors.iter(), Some(format), &partial)?;
+    Ok(fs::rename(partial, out.join("model.safetensors"))?)
+}
