@@ -8,6 +8,7 @@
 //! Everything follows from the seed: the split of the text, the facts, the tokenizer, the first weights and the order of
 //! training. Two training threads work on the two halves of each batch, so the matrix products need one thread each.
 
+mod adam;
 mod corpus;
 mod evaluation;
 mod facts;
@@ -23,7 +24,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use candle_core::DType;
+use candle_core::{DType, Device};
 use serde_json::json;
 use tokenizers::Tokenizer;
 
@@ -48,7 +49,8 @@ const USAGE: &str = "usage: train_tiny --wordnet DIR --out DIR [--seed N] [--ste
 
 const VOCABULARY: usize = 3072;
 const PEAK_RATE: f64 = 3e-3;
-const WARMUP: usize = 100;
+const WARMUP: usize = 60;
+const DESCENT: usize = 350;
 
 struct Arguments {
     wordnet: PathBuf,
@@ -142,34 +144,48 @@ fn make(arguments: &Arguments) -> Result<()> {
     if arguments.corpus_only {
         return Ok(());
     }
-    let (model, start) = match &arguments.state {
-        Some(file) if file.exists() => (Llama::read(shape, file)?, training::steps_done(file)?),
-        _ => (Llama::random(shape, arguments.seed)?, 0),
+    let model = match &arguments.state {
+        Some(file) if file.exists() => Llama::read(shape, file)?,
+        _ => Llama::random(shape, arguments.seed)?,
+    };
+    let mut optimizer = training::optimizer(&model)?;
+    let start = match &arguments.state {
+        Some(file) if file.exists() => {
+            optimizer.restore(&candle_core::safetensors::load(file, &Device::Cpu)?)?
+        }
+        _ => 0,
     };
     eprintln!("{} weights", model.size());
     let schedule = Schedule {
         steps: arguments.steps,
         peak_rate: PEAK_RATE,
         warmup: WARMUP,
+        descent: DESCENT,
     };
-    training::train(&model, &mut sampler, &schedule, start, |steps| {
-        if steps % 200 == 0 && steps < schedule.steps {
-            let held = vocabulary::encode(&tokenizer, &corpus.heldout)?;
-            let (perplexity, _) = evaluation::perplexity(&model, &held, 16)?;
-            let sample: Vec<_> = corpus.facts.iter().step_by(8).cloned().collect();
-            let recall = evaluation::recall(&model, &tokenizer, &sample)?;
-            let right: usize = recall.iter().map(|(_, right, _)| right).sum();
-            eprintln!(
-                "  after {steps}: perplexity {perplexity:.2} of 16 windows, {right} of {} facts",
-                sample.len()
-            );
-            if let Some(file) = &arguments.state {
-                training::write_state(&model, steps, file)?;
-                write_weights(&model, &arguments.out)?;
+    training::train(
+        &model,
+        &mut optimizer,
+        &mut sampler,
+        &schedule,
+        start,
+        |steps, optimizer| {
+            if steps % 200 == 0 && steps < schedule.steps {
+                let held = vocabulary::encode(&tokenizer, &corpus.heldout)?;
+                let (perplexity, _) = evaluation::perplexity(&model, &held, 16)?;
+                let sample: Vec<_> = corpus.facts.iter().step_by(16).cloned().collect();
+                let recall = evaluation::recall(&model, &tokenizer, &sample)?;
+                let right: usize = recall.iter().map(|(_, right, _)| right).sum();
+                let asked = sample.len();
+                eprintln!(
+                    "after {steps}: perplexity {perplexity:.2} of 16 windows, {right} of {asked} facts"
+                );
             }
-        }
-        Ok(())
-    })?;
+            match &arguments.state {
+                Some(file) if steps % 50 == 0 => training::write_state(&model, optimizer, file),
+                _ => Ok(()),
+            }
+        },
+    )?;
     let passes = |drawn: usize, of: usize| drawn as f64 / of as f64;
     eprintln!(
         "every fact was met {:.1} times, every text {:.1} times",
@@ -211,9 +227,12 @@ fn write_corpus(corpus: &Corpus, tokenizer: &Tokenizer, shape: &Shape, out: &Pat
 
 /// Writes `model.safetensors` in bf16; a reader never sees half of it.
 fn write_weights(model: &Llama, out: &Path) -> Result<()> {
-    let partial = out.join("model.safetensors.partial");
     let tensors = model.tensors(DType::BF16)?;
     let format = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(tensors.iter(), Some(format), &partial)?;
+    let partial = out.join("model.safetensors.partial");
+    fs::write(
+        &partial,
+        safetensors::serialize(tensors.iter(), Some(format))?,
+    )?;
     Ok(fs::rename(partial, out.join("model.safetensors"))?)
 }

@@ -1,4 +1,4 @@
-//! The training loop: AdamW, warm-up, cosine decay, gradients of two halves of each batch on two threads.
+//! The training loop: warm-up, constant rate, descent; gradients of two halves of each batch on two threads.
 
 use std::path::Path;
 use std::time::Instant;
@@ -6,18 +6,23 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use candle_nn::{Optimizer, ParamsAdamW};
 
+use crate::adam::Adam;
 use crate::model::Llama;
 use crate::ops::CrossEntropy;
 use crate::sampling::Sampler;
 
-/// How long and how fast.
+/// How long and how fast: a warm-up, a constant rate, and a linear descent at the end.
+///
+/// Until the descent begins, the steps do not depend on how many there will be.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     pub steps: usize,
     pub peak_rate: f64,
     pub warmup: usize,
+    /// The number of steps of the descent.
+    pub descent: usize,
 }
 
 /// Tokens of one step: 8 windows of 256, and every fourth time 4 windows of 512.
@@ -26,47 +31,44 @@ pub const STEP_TOKENS: usize = 2048;
 const SHARDS: usize = 2;
 /// The greatest norm of the gradient of all parameters.
 const CLIP: f64 = 1.0;
-/// The rate at the end, as a share of its peak.
-const FLOOR: f64 = 0.02;
 
 impl Schedule {
     fn rate(&self, step: usize) -> f64 {
         let warm = ((step + 1) as f64 / self.warmup as f64).min(1.0);
-        let done = step.saturating_sub(self.warmup) as f64
-            / self.steps.saturating_sub(self.warmup).max(1) as f64;
-        let decay =
-            FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos());
-        self.peak_rate * warm * decay
+        let left = self.steps.saturating_sub(step) as f64 / self.descent as f64;
+        self.peak_rate * warm * left.min(1.0)
     }
+}
+
+/// The optimizer with the settings of this training.
+pub fn optimizer(model: &Llama) -> Result<Adam> {
+    let vars = model
+        .parameters
+        .iter()
+        .map(|(_, var)| var.clone())
+        .collect();
+    Ok(Adam::new(
+        vars,
+        ParamsAdamW {
+            lr: 0.0,
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-8,
+            weight_decay: 0.05,
+        },
+    )?)
 }
 
 /// Trains from step `start` to the end and calls `every` after each step with the number of steps done.
 pub fn train(
     model: &Llama,
+    optimizer: &mut Adam,
     sampler: &mut Sampler,
     schedule: &Schedule,
     start: usize,
-    mut every: impl FnMut(usize) -> Result<()>,
+    mut every: impl FnMut(usize, &Adam) -> Result<()>,
 ) -> Result<()> {
     let vars: Vec<&Var> = model.parameters.iter().map(|(_, var)| var).collect();
-    let optimizer = |matrices: bool, weight_decay: f64| {
-        let vars = vars
-            .iter()
-            .filter(|var| (var.as_tensor().rank() > 1) == matrices)
-            .map(|var| (*var).clone())
-            .collect();
-        AdamW::new(
-            vars,
-            ParamsAdamW {
-                lr: 0.0,
-                beta1: 0.9,
-                beta2: 0.98,
-                eps: 1e-8,
-                weight_decay,
-            },
-        )
-    };
-    let mut optimizers = [optimizer(true, 0.05)?, optimizer(false, 0.0)?];
     let clock = Instant::now();
     let mut mean_loss = None;
     for step in 0..schedule.steps {
@@ -78,23 +80,19 @@ pub fn train(
             continue;
         }
         let (loss, norm, gradients) = gradients(model, &vars, &windows)?;
-        // after a resumption the moments start anew, so the first steps are small
-        let caution = ((step - start + 1) as f64 / 20.0).min(1.0);
-        for optimizer in &mut optimizers {
-            optimizer.set_learning_rate(schedule.rate(step) * caution);
-            optimizer.step(&gradients)?;
-        }
+        optimizer.set_learning_rate(schedule.rate(step));
+        optimizer.step(&gradients)?;
         let mean = mean_loss.map_or(loss, |mean| 0.95 * mean + 0.05 * loss);
         mean_loss = Some(mean);
         if step % 20 == 0 || step + 1 == schedule.steps {
             let seconds = clock.elapsed().as_secs_f64();
             let speed = ((step - start + 1) * STEP_TOKENS) as f64 / seconds;
+            let rate = schedule.rate(step);
             eprintln!(
-                "step {step:>5}  loss {mean:.3}  norm {norm:.2}  rate {:.2e}  {speed:.0} tokens/s  {seconds:.0} s",
-                schedule.rate(step)
+                "step {step:>5}  loss {mean:.3}  norm {norm:.2}  rate {rate:.2e}  {speed:.0} tokens/s  {seconds:.0} s"
             );
         }
-        every(step + 1)?;
+        every(step + 1, optimizer)?;
     }
     Ok(())
 }
@@ -162,22 +160,13 @@ fn backward(model: &Llama, windows: &[Vec<u32>]) -> Result<(f64, GradStore)> {
     Ok((f64::from(loss.to_scalar::<f32>()?), loss.backward()?))
 }
 
-/// Writes the parameters in full precision and the number of steps done, for a later resumption.
-pub fn write_state(model: &Llama, steps: usize, file: &Path) -> Result<()> {
+/// Writes the parameters in full precision and the optimizer's state, for a later resumption.
+pub fn write_state(model: &Llama, optimizer: &Adam, file: &Path) -> Result<()> {
     let mut tensors = model.tensors(DType::F32)?;
-    tensors.insert("steps".into(), Tensor::new(&[steps as u32], &Device::Cpu)?);
+    tensors.extend(optimizer.state()?);
     let partial = file.with_extension("partial");
     candle_core::safetensors::save(&tensors, &partial)?;
     Ok(std::fs::rename(partial, file)?)
-}
-
-/// The number of steps that a state file has behind it.
-pub fn steps_done(file: &Path) -> Result<usize> {
-    let tensors = candle_core::safetensors::load(file, &Device::Cpu)?;
-    let steps = tensors
-        .get("steps")
-        .ok_or_else(|| anyhow!("`{}` is not a training state", file.display()))?;
-    Ok(steps.to_vec1::<u32>()?[0] as usize)
 }
 
 #[cfg(test)]
@@ -202,7 +191,7 @@ mod tests {
             let vars: Vec<&Var> = model.parameters.iter().map(|(_, var)| var).collect();
             let windows = vec![(0..17).map(|i| i % 5 + 1).collect::<Vec<u32>>(); 2];
             let all = vars.iter().map(|var| (*var).clone()).collect();
-            let mut adam = AdamW::new(
+            let mut adam = Adam::new(
                 all,
                 ParamsAdamW {
                     lr: 1e-2,
@@ -226,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_rises_then_falls_to_its_floor() {
+    fn the_rate_rises_stays_and_falls() {
         let schedule = Schedule {
             steps: 100,
             peak_rate: 1.0,
             warmup: 10,
+            descent: 20,
         };
-        assert_eq!(schedule.rate(0), 0.1);
-        assert_eq!(schedule.rate(10), 1.0);
-        assert!(schedule.rate(99) < 0.025);
+        let rates = [0, 9, 50, 80, 90, 99].map(|step| schedule.rate(step));
+        assert_eq!(rates, [0.1, 1.0, 1.0, 1.0, 0.5, 0.05]);
     }
 }
