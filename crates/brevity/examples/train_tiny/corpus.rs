@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::facts::{self, Candidate, Fact, countable, with_article};
+use crate::facts::{self, Candidate, Fact, with_article};
 use crate::random::Random;
+use crate::relations::{self, countable};
 use crate::wordnet::{Key, Synset, WordNet};
 
 /// Everything the model is trained on and measured with.
@@ -25,12 +26,12 @@ pub fn build(wordnet: &WordNet, seed: u64) -> Corpus {
     let mut random = Random::new(seed, 2);
     let mut candidates: HashMap<Key, Vec<Candidate>> = HashMap::new();
     for synset in &wordnet.synsets {
-        candidates.insert(synset.key, facts::candidates(wordnet, synset));
+        candidates.insert(synset.key, relations::candidates(wordnet, synset));
     }
     let all = wordnet
         .synsets
         .iter()
-        .flat_map(|synset| facts::candidates(wordnet, synset))
+        .flat_map(|synset| relations::candidates(wordnet, synset))
         .collect();
     let (facts, kept) = facts::choose(all, &mut random);
     let asked: HashSet<&str> = facts.iter().map(|fact| fact.prompt.as_str()).collect();

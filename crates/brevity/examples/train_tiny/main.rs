@@ -9,12 +9,14 @@
 //! training. Two training threads work on the two halves of each batch, so the matrix products need one thread each.
 
 mod adam;
+mod attention;
 mod corpus;
 mod evaluation;
 mod facts;
 mod model;
 mod ops;
 mod random;
+mod relations;
 mod sampling;
 mod training;
 mod vocabulary;

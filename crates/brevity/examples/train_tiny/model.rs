@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use serde_json::{Value, json};
 
-use crate::ops::{CausalSoftmax, RmsNorm, Rotary, SwiGlu};
+use crate::attention::{CausalSoftmax, Rotary};
+use crate::ops::{RmsNorm, SwiGlu};
 use crate::random::Random;
 
 /// The sizes of the model.
