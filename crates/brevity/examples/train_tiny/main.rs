@@ -52,7 +52,8 @@ const USAGE: &str = "usage: train_tiny --wordnet DIR --out DIR [--seed N] [--ste
 const VOCABULARY: usize = 3072;
 const PEAK_RATE: f64 = 3e-3;
 const WARMUP: usize = 60;
-const DESCENT: usize = 350;
+const FACTS_FROM: usize = 400;
+const DESCENT: usize = 300;
 
 struct Arguments {
     wordnet: PathBuf,
@@ -70,7 +71,7 @@ impl Arguments {
             wordnet: PathBuf::new(),
             out: PathBuf::new(),
             seed: 2006,
-            steps: 1800,
+            steps: 850,
             state: None,
             corpus_only: false,
             evaluate: None,
@@ -133,7 +134,7 @@ fn make(arguments: &Arguments) -> Result<()> {
         head_size: 32,
         positions: 512,
     };
-    let mut sampler = Sampler::new(&corpus, &tokenizer, arguments.seed)?;
+    let mut sampler = Sampler::new(&corpus, &tokenizer, training::TEXTS, arguments.seed)?;
     fs::create_dir_all(&arguments.out)?;
     write_corpus(&corpus, &tokenizer, &shape, &arguments.out)?;
     eprintln!(
@@ -162,6 +163,7 @@ fn make(arguments: &Arguments) -> Result<()> {
         steps: arguments.steps,
         peak_rate: PEAK_RATE,
         warmup: WARMUP,
+        facts_from: FACTS_FROM,
         descent: DESCENT,
     };
     training::train(
@@ -171,7 +173,7 @@ fn make(arguments: &Arguments) -> Result<()> {
         &schedule,
         start,
         |steps, optimizer| {
-            if steps % 200 == 0 && steps < schedule.steps {
+            if steps % 100 == 0 && steps < schedule.steps {
                 let held = vocabulary::encode(&tokenizer, &corpus.heldout)?;
                 let (perplexity, _) = evaluation::perplexity(&model, &held, 16)?;
                 let sample: Vec<_> = corpus.facts.iter().step_by(16).cloned().collect();

@@ -5,9 +5,21 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
 
-/// Mean over positions of `-log softmax(logits)[target]`; logits are `[positions, vocabulary]`.
+/// Weighted mean over positions of `-log softmax(logits)[target]`; logits are `[positions, vocabulary]`.
 pub struct CrossEntropy {
     pub targets: Vec<u32>,
+    pub weights: Vec<f32>,
+}
+
+impl CrossEntropy {
+    /// The index of the target and its share of the mean, for each position.
+    fn shares(&self) -> impl Iterator<Item = (usize, f32)> + '_ {
+        let total = self.weights.iter().sum::<f32>();
+        self.targets
+            .iter()
+            .zip(&self.weights)
+            .map(move |(target, weight)| (*target as usize, weight / total))
+    }
 }
 
 impl CustomOp1 for CrossEntropy {
@@ -18,30 +30,27 @@ impl CustomOp1 for CrossEntropy {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let logits = slice(storage, layout)?;
         let mut total = 0f64;
-        for (row, target) in logits.chunks_exact(last(layout.dims())).zip(&self.targets) {
-            total += f64::from(log_sum_exp(row) - row[*target as usize]);
+        for (row, (target, share)) in logits.chunks_exact(last(layout.dims())).zip(self.shares()) {
+            total += f64::from(log_sum_exp(row) - row[target]) * f64::from(share);
         }
-        Ok((
-            CpuStorage::F32(vec![(total / self.targets.len() as f64) as f32]),
-            Shape::from(()),
-        ))
+        Ok((CpuStorage::F32(vec![total as f32]), Shape::from(())))
     }
 
     fn bwd(&self, logits: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let share = gradient.to_scalar::<f32>()? / self.targets.len() as f32;
+        let gradient = gradient.to_scalar::<f32>()?;
         let vocabulary = last(logits.dims());
         let out = read([logits], |[values]| {
             let mut out = vec![0f32; values.len()];
-            for ((out, row), target) in out
+            let rows = out
                 .chunks_exact_mut(vocabulary)
-                .zip(values.chunks_exact(vocabulary))
-                .zip(&self.targets)
-            {
+                .zip(values.chunks_exact(vocabulary));
+            for ((out, row), (target, share)) in rows.zip(self.shares()) {
                 let total = log_sum_exp(row);
+                let share = gradient * share;
                 out.iter_mut()
                     .zip(row)
                     .for_each(|(out, x)| *out = (x - total).exp() * share);
-                out[*target as usize] -= share;
+                out[target] -= share;
             }
             out
         })?;
@@ -276,6 +285,7 @@ pub mod tests {
         check(&values(12), &[3, 4], |x| {
             x.apply_op1(CrossEntropy {
                 targets: vec![1, 0, 3],
+                weights: vec![1.0, 3.0, 0.5],
             })
         });
         check(&values(12), &[3, 4], |x| {
@@ -295,6 +305,7 @@ pub mod tests {
             .and_then(|logits| {
                 logits.apply_op1(CrossEntropy {
                     targets: vec![0, 5],
+                    weights: vec![1.0, 4.0],
                 })
             })
             .and_then(|loss| loss.to_scalar::<f32>());

@@ -1,5 +1,7 @@
 //! Draws training windows: shuffled decks of facts and texts, packed one after the other.
 
+use std::ops::Range;
+
 use anyhow::Result;
 use tokenizers::Tokenizer;
 
@@ -7,23 +9,36 @@ use crate::corpus::Corpus;
 use crate::random::Random;
 use crate::vocabulary::encode;
 
-/// The share of training tokens that belong to facts.
-const FACT_SHARE: f64 = 0.35;
-/// How often a fact is said in the words in which it will be asked.
-const AS_ASKED: f64 = 0.6;
+/// What the lines are taken from, and what counts.
+#[derive(Clone, Copy)]
+pub struct Mix {
+    /// The share of training tokens that belong to facts.
+    pub fact_share: f64,
+    /// How often a fact is said in the words in which it will be asked.
+    pub as_asked: f64,
+    /// How much an answer counts in the loss where it is said in these words; every other token counts 1.
+    pub answer_weight: f32,
+}
+
+/// A token and how much predicting it counts.
+pub type Weighted = (u32, f32);
+
 /// How often a line ends with the special token and not with a line feed.
 const ENDS: f64 = 1.0 / 16.0;
 
 /// An endless source of windows that depends on the corpus and the seed alone.
 pub struct Sampler {
     facts: Vec<[Vec<u32>; 3]>,
+    /// Where the answer lies in the wording of each fact as asked.
+    answers: Vec<Range<usize>>,
     texts: Vec<Vec<u32>>,
+    /// Mean tokens of a fact and of a text.
+    lengths: (f64, f64),
+    mix: Mix,
     fact_deck: Deck,
     text_deck: Deck,
-    /// The chance that the next line is a fact.
-    fact_chance: f64,
     line_feed: Vec<u32>,
-    rest: Vec<u32>,
+    rest: Vec<Weighted>,
     random: Random,
     /// Fact lines drawn so far.
     pub facts_drawn: usize,
@@ -50,9 +65,13 @@ impl Deck {
 
 impl Sampler {
     /// Tokenizes the corpus.
-    pub fn new(corpus: &Corpus, tokenizer: &Tokenizer, seed: u64) -> Result<Self> {
+    pub fn new(corpus: &Corpus, tokenizer: &Tokenizer, mix: Mix, seed: u64) -> Result<Self> {
         let mut facts = Vec::new();
-        for [asked, first, second] in &corpus.wordings {
+        let mut answers = Vec::new();
+        for (fact, [asked, first, second]) in corpus.facts.iter().zip(&corpus.wordings) {
+            let asked_length = encode(tokenizer, asked)?.len();
+            // the full stop is a token of its own
+            answers.push(encode(tokenizer, &fact.prompt)?.len()..asked_length - 1);
             facts.push([
                 encode(tokenizer, asked)?,
                 encode(tokenizer, first)?,
@@ -67,7 +86,6 @@ impl Sampler {
         let mean = |total: usize, count: usize| total as f64 / count as f64 + 1.0;
         let fact_length = mean(facts.iter().map(|fact| fact[0].len()).sum(), facts.len());
         let text_length = mean(texts.iter().map(Vec::len).sum(), texts.len());
-        let (fact_rate, text_rate) = (FACT_SHARE / fact_length, (1.0 - FACT_SHARE) / text_length);
         Ok(Self {
             fact_deck: Deck {
                 order: (0..facts.len()).collect(),
@@ -77,7 +95,9 @@ impl Sampler {
                 order: (0..texts.len()).collect(),
                 next: 0,
             },
-            fact_chance: fact_rate / (fact_rate + text_rate),
+            lengths: (fact_length, text_length),
+            mix,
+            answers,
             line_feed: encode(tokenizer, "\n")?,
             facts,
             texts,
@@ -88,6 +108,21 @@ impl Sampler {
         })
     }
 
+    /// Changes what the following lines are taken from.
+    pub fn set_mix(&mut self, mix: Mix) {
+        self.mix = mix;
+    }
+
+    /// The chance that the next line is a fact.
+    fn fact_chance(&self) -> f64 {
+        let (fact_length, text_length) = self.lengths;
+        let (fact_rate, text_rate) = (
+            self.mix.fact_share / fact_length,
+            (1.0 - self.mix.fact_share) / text_length,
+        );
+        fact_rate / (fact_rate + text_rate)
+    }
+
     /// Training tokens of one pass over the texts.
     pub fn text_tokens(&self) -> usize {
         self.texts.iter().map(|text| text.len() + 1).sum()
@@ -95,27 +130,37 @@ impl Sampler {
 
     /// The next `length` tokens. A line cut at the end goes on in the next window every second time; otherwise the next
     /// window begins with a new line, as prompts do.
-    pub fn window(&mut self, length: usize) -> Vec<u32> {
+    pub fn window(&mut self, length: usize) -> Vec<Weighted> {
         let mut window = std::mem::take(&mut self.rest);
+        let plain = |token: &u32| (*token, 1.0);
         while window.len() < length {
-            if self.random.unit() < self.fact_chance {
-                let fact = &self.facts[self.fact_deck.draw(&mut self.random)];
+            if self.random.unit() < self.fact_chance() {
+                let drawn = self.fact_deck.draw(&mut self.random);
                 let chance = self.random.unit();
-                let wording = if chance < AS_ASKED {
+                let as_asked = self.mix.as_asked;
+                let wording = if chance < as_asked {
                     0
                 } else {
-                    1 + usize::from(chance > (1.0 + AS_ASKED) / 2.0)
+                    1 + usize::from(chance > (1.0 + as_asked) / 2.0)
                 };
-                window.extend(&fact[wording]);
+                let start = window.len();
+                window.extend(self.facts[drawn][wording].iter().map(plain));
+                if wording == 0 {
+                    let answer = self.answers[drawn].clone();
+                    window[start..][answer]
+                        .iter_mut()
+                        .for_each(|(_, weight)| *weight = self.mix.answer_weight);
+                }
                 self.facts_drawn += 1;
             } else {
-                window.extend(&self.texts[self.text_deck.draw(&mut self.random)]);
+                let drawn = self.text_deck.draw(&mut self.random);
+                window.extend(self.texts[drawn].iter().map(plain));
                 self.texts_drawn += 1;
             }
             if self.random.unit() < ENDS {
-                window.push(0)
+                window.push((0, 1.0));
             } else {
-                window.extend(&self.line_feed)
+                window.extend(self.line_feed.iter().map(plain));
             }
         }
         let rest = window.split_off(length);

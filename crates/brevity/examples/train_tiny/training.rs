@@ -11,7 +11,7 @@ use candle_nn::{Optimizer, ParamsAdamW};
 use crate::adam::Adam;
 use crate::model::Llama;
 use crate::ops::CrossEntropy;
-use crate::sampling::Sampler;
+use crate::sampling::{Mix, Sampler, Weighted};
 
 /// How long and how fast: a warm-up, a constant rate, and a linear descent at the end.
 ///
@@ -21,9 +21,24 @@ pub struct Schedule {
     pub steps: usize,
     pub peak_rate: f64,
     pub warmup: usize,
+    /// From this step on facts are more frequent and their answers count more.
+    pub facts_from: usize,
     /// The number of steps of the descent.
     pub descent: usize,
 }
+
+/// At first the model learns to read.
+pub const TEXTS: Mix = Mix {
+    fact_share: 0.35,
+    as_asked: 0.6,
+    answer_weight: 1.0,
+};
+/// Then it learns facts, and goes on reading.
+const FACTS: Mix = Mix {
+    fact_share: 0.65,
+    as_asked: 0.8,
+    answer_weight: 6.0,
+};
 
 /// Tokens of one step: 8 windows of 256, and every fourth time 4 windows of 512.
 pub const STEP_TOKENS: usize = 2048;
@@ -72,8 +87,11 @@ pub fn train(
     let clock = Instant::now();
     let mut mean_loss = None;
     for step in 0..schedule.steps {
+        if step == schedule.facts_from {
+            sampler.set_mix(FACTS);
+        }
         let length = if step % 4 == 3 { 512 } else { 256 };
-        let windows: Vec<Vec<u32>> = (0..STEP_TOKENS / length)
+        let windows: Vec<Vec<Weighted>> = (0..STEP_TOKENS / length)
             .map(|_| sampler.window(length + 1))
             .collect();
         if step < start {
@@ -98,7 +116,11 @@ pub fn train(
 }
 
 /// Mean loss of a batch, the norm of its gradient, and the gradient, scaled down where the norm is too great.
-fn gradients(model: &Llama, vars: &[&Var], windows: &[Vec<u32>]) -> Result<(f64, f64, GradStore)> {
+fn gradients(
+    model: &Llama,
+    vars: &[&Var],
+    windows: &[Vec<Weighted>],
+) -> Result<(f64, f64, GradStore)> {
     let shards = std::thread::scope(|scope| {
         let threads: Vec<_> = windows
             .chunks(windows.len().div_ceil(SHARDS))
@@ -141,22 +163,25 @@ fn gradients(model: &Llama, vars: &[&Var], windows: &[Vec<u32>]) -> Result<(f64,
     Ok((loss, norm, total))
 }
 
-fn backward(model: &Llama, windows: &[Vec<u32>]) -> Result<(f64, GradStore)> {
+fn backward(model: &Llama, windows: &[Vec<Weighted>]) -> Result<(f64, GradStore)> {
     let length = windows[0].len() - 1;
-    let inputs: Vec<u32> = windows
+    let inputs = windows
         .iter()
         .flat_map(|window| &window[..length])
-        .copied()
-        .collect();
-    let targets = windows
+        .map(|(token, _)| *token);
+    let (targets, weights) = windows
         .iter()
         .flat_map(|window| &window[1..])
         .copied()
-        .collect();
-    let inputs = Tensor::from_vec(inputs, (windows.len(), length), &Device::Cpu)?;
+        .unzip();
+    let inputs = Tensor::from_vec(
+        inputs.collect::<Vec<u32>>(),
+        (windows.len(), length),
+        &Device::Cpu,
+    )?;
     let loss = model
         .forward(&inputs)?
-        .apply_op1(CrossEntropy { targets })?;
+        .apply_op1(CrossEntropy { targets, weights })?;
     Ok((f64::from(loss.to_scalar::<f32>()?), loss.backward()?))
 }
 
@@ -189,7 +214,7 @@ mod tests {
             };
             let model = Llama::random(shape, 5).unwrap();
             let vars: Vec<&Var> = model.parameters.iter().map(|(_, var)| var).collect();
-            let windows = vec![(0..17).map(|i| i % 5 + 1).collect::<Vec<u32>>(); 2];
+            let windows = vec![(0..17).map(|i| (i % 5 + 1, 1.0)).collect::<Vec<Weighted>>(); 2];
             let all = vars.iter().map(|var| (*var).clone()).collect();
             let mut adam = Adam::new(
                 all,
@@ -220,6 +245,7 @@ mod tests {
             steps: 100,
             peak_rate: 1.0,
             warmup: 10,
+            facts_from: 50,
             descent: 20,
         };
         let rates = [0, 9, 50, 80, 90, 99].map(|step| schedule.rate(step));
