@@ -52,7 +52,6 @@ const USAGE: &str = "usage: train_tiny --wordnet DIR --out DIR [--seed N] [--ste
 const VOCABULARY: usize = 3072;
 const PEAK_RATE: f64 = 3e-3;
 const WARMUP: usize = 60;
-const FACTS_FROM: usize = 400;
 const DESCENT: usize = 300;
 
 struct Arguments {
@@ -134,7 +133,7 @@ fn make(arguments: &Arguments) -> Result<()> {
         head_size: 32,
         positions: 512,
     };
-    let mut sampler = Sampler::new(&corpus, &tokenizer, training::TEXTS, arguments.seed)?;
+    let mut sampler = Sampler::new(&corpus, &tokenizer, training::MIXES[0].1, arguments.seed)?;
     fs::create_dir_all(&arguments.out)?;
     write_corpus(&corpus, &tokenizer, &shape, &arguments.out)?;
     eprintln!(
@@ -163,7 +162,6 @@ fn make(arguments: &Arguments) -> Result<()> {
         steps: arguments.steps,
         peak_rate: PEAK_RATE,
         warmup: WARMUP,
-        facts_from: FACTS_FROM,
         descent: DESCENT,
     };
     training::train(
@@ -239,4 +237,68 @@ fn write_weights(model: &Llama, out: &Path) -> Result<()> {
         safetensors::serialize(tensors.iter(), Some(format))?,
     )?;
     Ok(fs::rename(partial, out.join("model.safetensors"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Fact;
+
+    fn folder() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny")
+    }
+
+    #[test]
+    fn the_embedded_checkpoint_is_small_and_its_facts_are_well_formed() {
+        let sizes = fs::read_dir(folder())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len());
+        assert!(sizes.sum::<u64>() <= 12_000_000);
+        let facts = fs::read_to_string(folder().join("facts.jsonl")).unwrap();
+        let facts: Vec<Fact> = facts
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert!(facts.len() >= 2000);
+        let heldout = fs::read_to_string(folder().join("heldout.txt")).unwrap();
+        assert!((50_000..=100_000).contains(&heldout.len()));
+        for Fact {
+            prompt,
+            answer,
+            choices,
+            ..
+        } in &facts
+        {
+            let distinct: std::collections::HashSet<&String> = choices.iter().collect();
+            assert!(distinct.len() == 4 && distinct.contains(answer), "{prompt}");
+            assert!(
+                !heldout.contains(&format!("{prompt} {answer}.")),
+                "{prompt}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_embedded_checkpoint_recalls_its_facts() {
+        let read = |name: &str| fs::read_to_string(folder().join(name)).unwrap();
+        let shape =
+            Shape::from_config(&serde_json::from_str(&read("config.json")).unwrap()).unwrap();
+        let model = Llama::read(shape, &folder().join("model.safetensors")).unwrap();
+        let tokenizer: Tokenizer = read("tokenizer.json").parse().unwrap();
+        let facts: Vec<Fact> = read("facts.jsonl")
+            .lines()
+            .step_by(20)
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let right: usize = evaluation::recall(&model, &tokenizer, &facts)
+            .unwrap()
+            .iter()
+            .map(|(_, right, _)| right)
+            .sum();
+        assert!(
+            right * 100 >= facts.len() * 85,
+            "{right} of {}",
+            facts.len()
+        );
+    }
 }

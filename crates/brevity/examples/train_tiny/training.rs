@@ -21,24 +21,37 @@ pub struct Schedule {
     pub steps: usize,
     pub peak_rate: f64,
     pub warmup: usize,
-    /// From this step on facts are more frequent and their answers count more.
-    pub facts_from: usize,
     /// The number of steps of the descent.
     pub descent: usize,
 }
 
-/// At first the model learns to read.
-pub const TEXTS: Mix = Mix {
-    fact_share: 0.35,
-    as_asked: 0.6,
-    answer_weight: 1.0,
-};
-/// Then it learns facts, and goes on reading.
-const FACTS: Mix = Mix {
-    fact_share: 0.65,
-    as_asked: 0.8,
-    answer_weight: 6.0,
-};
+/// The mix of lines from each step on: at first the model learns to read, then it learns facts, then it does both.
+pub const MIXES: [(usize, Mix); 3] = [
+    (
+        0,
+        Mix {
+            fact_share: 0.35,
+            as_asked: 0.6,
+            answer_weight: 1.0,
+        },
+    ),
+    (
+        400,
+        Mix {
+            fact_share: 0.65,
+            as_asked: 0.8,
+            answer_weight: 6.0,
+        },
+    ),
+    (
+        650,
+        Mix {
+            fact_share: 0.3,
+            as_asked: 0.8,
+            answer_weight: 4.0,
+        },
+    ),
+];
 
 /// Tokens of one step: 8 windows of 256, and every fourth time 4 windows of 512.
 pub const STEP_TOKENS: usize = 2048;
@@ -87,8 +100,8 @@ pub fn train(
     let clock = Instant::now();
     let mut mean_loss = None;
     for step in 0..schedule.steps {
-        if step == schedule.facts_from {
-            sampler.set_mix(FACTS);
+        if let Some((_, mix)) = MIXES.iter().find(|(from, _)| *from == step) {
+            sampler.set_mix(*mix);
         }
         let length = if step % 4 == 3 { 512 } else { 256 };
         let windows: Vec<Vec<Weighted>> = (0..STEP_TOKENS / length)
@@ -245,7 +258,6 @@ mod tests {
             steps: 100,
             peak_rate: 1.0,
             warmup: 10,
-            facts_from: 50,
             descent: 20,
         };
         let rates = [0, 9, 50, 80, 90, 99].map(|step| schedule.rate(step));
