@@ -157,6 +157,9 @@ fn cells(score: &Score) -> Vec<String> {
 /// A measure as people call it.
 pub fn label(name: &str) -> &str {
     match name {
+        "nll" => "mean negative log-likelihood",
+        "nll_change" => "change of log-likelihood",
+        "perplexity_ratio" => "ratio of perplexities",
         "kl_mean" => "KL divergence, mean",
         "kl_median" => "KL divergence, median",
         "kl_p99" => "KL divergence, 99th percentile",
@@ -171,7 +174,7 @@ pub fn label(name: &str) -> &str {
 pub fn figure(name: &str, value: f64) -> String {
     match name {
         "top1_agreement" => format!("{:.2} %", 100.0 * value),
-        name if name.starts_with("kl") || name == "loss" => format!("{value:.5}"),
+        name if name.starts_with("kl") || name.starts_with("nll") || name.ends_with("ratio") => format!("{value:.5}"),
         _ if value.abs() < 1000.0 => format!("{value:.3}"),
         _ => format!("{value:.0}"),
     }

@@ -2,9 +2,28 @@
 //!
 //! `cargo run --release -p brevity --example library`
 
+use std::ops::ControlFlow;
+
+use brevity::Checkpoint;
 use brevity::methods::Cx;
-use brevity::model::{Role, Stage, Stages};
+use brevity::model::{LoadError, Model, Role, Source, Stage, Stages, Weight};
 use brevity::runtime::{Compute, Resident, Sampling, generate};
+
+/// The stages of a checkpoint after somebody has changed them.
+struct InMemory<'a> {
+    checkpoint: &'a Checkpoint,
+    stages: Vec<Stage<Weight>>,
+}
+
+impl Stages for InMemory<'_> {
+    fn model(&self) -> &Model<Source> {
+        self.checkpoint.model()
+    }
+
+    fn load(&self, stage: usize) -> Result<Stage<Weight>, LoadError> {
+        Ok(self.stages[stage].clone())
+    }
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let checkpoint = brevity::open("tiny", brevity::Open::default())?;
@@ -23,11 +42,11 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     }
 
     let before = Resident::load(&checkpoint, Compute::F32)?;
-    let after = Resident::from_stages(model, &stages, Compute::F32)?;
+    let after = Resident::load(&InMemory { checkpoint: &checkpoint, stages }, Compute::F32)?;
     let prompt = "a poodle is a kind of";
     let ids = tokenizer.encode(prompt, true)?.get_ids().to_vec();
     for (name, resident) in [("before", &before), ("after", &after)] {
-        let more = generate(resident, &ids, &Sampling { max_tokens: 12, ..Sampling::default() }, &mut |_| true)?;
+        let more = generate(resident, &ids, &Sampling { max_tokens: 12, ..Sampling::default() }, &mut |_| ControlFlow::Continue(()))?;
         println!("{name}: {prompt}{}", tokenizer.decode(&more, true)?);
     }
     println!("({site} is stored in 3 bits in the second model)");

@@ -35,7 +35,7 @@ impl Divergence {
         let mean = self.forward.mean().ok_or(Error::Nothing)?;
         let [median, high] = self.forward.quantiles([0.5, 0.99]).ok_or(Error::Nothing)?;
         let reverse = self.reverse.mean().ok_or(Error::Nothing)?;
-        let named = [("kl", mean), ("kl_median", median), ("kl_p99", high), ("kl_reverse", reverse)];
+        let named = [("kl_mean", mean), ("kl_median", median), ("kl_p99", high), ("kl_reverse", reverse)];
         Ok(named.iter().map(|(name, estimate)| Score::new(name, windows, *estimate)).collect())
     }
 }
@@ -88,7 +88,7 @@ mod tests {
         let values: Vec<(&str, f64)> = scores.iter().map(|s| (s.name.as_str(), s.value)).collect();
         let quarter = 2f64.ln() / 4.0;
         let expected =
-            [("kl", quarter / 3.0), ("kl_median", 0.0), ("kl_p99", 0.98 * quarter), ("kl_reverse", quarter / 3.0)];
+            [("kl_mean", quarter / 3.0), ("kl_median", 0.0), ("kl_p99", 0.98 * quarter), ("kl_reverse", quarter / 3.0)];
         for ((name, value), (expected_name, expected)) in values.iter().zip(expected) {
             assert_eq!(*name, expected_name);
             assert!((value - expected).abs() < 1e-7, "{name}: {value} {expected}");
