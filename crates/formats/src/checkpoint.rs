@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use brevity_model::{
     Config, Dtype, Form, LoadError, Model, Site, Slot, Source, Stage, Stages, Tensors, View, Weight, build, build_loose,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
+use crate::carried::carried_files;
 use crate::compressed_tensors;
 use crate::container::Container;
 use crate::error::Error;
@@ -113,8 +114,13 @@ impl Checkpoint {
 
     fn from_gguf(folder: Folder, name: &str, options: Open) -> Result<Self, Error> {
         let path = folder.path().join(name);
-        let gguf = Gguf::open(&path, folder.map(name)?)?;
-        let config = gguf.config()?.into_iter().fold(Config::default(), |mut config, (key, value)| {
+        let bytes = folder.map(name)?;
+        let gguf = match options.loose {
+            true => Gguf::open_as_it_is(&path, bytes)?,
+            false => Gguf::open(&path, bytes)?,
+        };
+        let config = if options.loose { Map::new() } else { gguf.config()? };
+        let config = config.into_iter().fold(Config::default(), |mut config, (key, value)| {
             config.set(&key, value);
             config
         });
@@ -239,6 +245,34 @@ impl Checkpoint {
         Ok(tokenizer)
     }
 
+    /// The small files that go along with the weights, by name: those of the directory that its tools need, or those
+    /// that the metadata of a GGUF file make up (tokenizer, chat template, generation settings).
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn companions(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let mut files = carried_files(&self.folder)?;
+        let Files::Gguf(gguf) = &self.files else { return Ok(files) };
+        let mut made: Vec<(&str, Vec<u8>)> = Vec::new();
+        // A file without a vocabulary, or with one of an unknown kind, is still a model.
+        if let Ok(tokenizer) = gguf.tokenizer()
+            && let Ok(text) = tokenizer.to_string(true)
+        {
+            made.push(("tokenizer.json", text.into_bytes()));
+            made.push(("tokenizer_config.json", pretty(gguf.tokenizer_config()?)));
+        }
+        let ids = ["bos_token_id", "eos_token_id", "pad_token_id"];
+        let ids = ids.into_iter().filter_map(|key| Some((key.to_owned(), self.config.get(key)?.clone())));
+        let ids: Map<String, Value> = ids.collect();
+        if !ids.is_empty() {
+            made.push(("generation_config.json", pretty(ids)));
+        }
+        made.retain(|(name, _)| !files.iter().any(|(known, _)| known == name));
+        files.extend(made.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)));
+        files.sort();
+        Ok(files)
+    }
+
     fn stage(&self, stage: usize) -> Result<&Stage<Source>, Error> {
         let stages = self.model.stages.len();
         self.model.stages.get(stage).ok_or(Error::NoStage { stage, stages })
@@ -257,6 +291,11 @@ impl Stages for Checkpoint {
     fn release(&self, stage: usize) {
         self.release_stage(stage);
     }
+}
+
+/// The text of a JSON file.
+fn pretty(map: Map<String, Value>) -> Vec<u8> {
+    format!("{:#}\n", Value::Object(map)).into_bytes()
 }
 
 /// The tensors of a container, as the model is built from them.

@@ -51,6 +51,15 @@ struct Entry {
 impl Gguf {
     /// Opens a file with this content; `path` is named in errors.
     pub fn open(path: &Path, bytes: Bytes) -> Result<Self, Error> {
+        Self::read(path, bytes, true)
+    }
+
+    /// As [`Gguf::open`], but with names, orientation and order as they are in the file.
+    pub fn open_as_it_is(path: &Path, bytes: Bytes) -> Result<Self, Error> {
+        Self::read(path, bytes, false)
+    }
+
+    fn read(path: &Path, bytes: Bytes, as_checkpoint: bool) -> Result<Self, Error> {
         header::check(path, &bytes)?;
         let content = gguf_file::Content::read(&mut Cursor::new(&bytes[..]))
             .map_err(|e| Error::File { file: path.to_owned(), fault: FileFault::Candle { what: e.to_string() } })?;
@@ -69,8 +78,8 @@ impl Gguf {
             let shape = info.shape.dims().to_vec();
             let blocks = shape.iter().product::<usize>() / info.ggml_dtype.block_size();
             let start = content.tensor_data_offset as usize + info.offset as usize;
-            let (name, change) =
-                names::in_checkpoint(&architecture, &stored, heads).unwrap_or((stored.clone(), Change::None));
+            let known = as_checkpoint.then(|| names::in_checkpoint(&architecture, &stored, heads)).flatten();
+            let (name, change) = known.unwrap_or((stored.clone(), Change::None));
             let rows = if shape.len() == 1 { shape[0] } else { shape.first().copied().unwrap_or(1) };
             if let Change::Pairs { heads } = change
                 && (heads == 0 || rows % (2 * heads) != 0)
@@ -291,7 +300,11 @@ impl Container for Gguf {
     }
 
     fn raw(&self, stored: &str) -> Option<Raw<'_>> {
-        let entry = &self.tensors[self.logical.get(stored)?];
+        let entry = match self.logical.get(stored) {
+            Some(name) => &self.tensors[name],
+            // Under its logical name a tensor can be had if its bytes mean the same there.
+            None => self.tensors.get(stored).filter(|entry| entry.change == Change::None)?,
+        };
         Some(Raw { dtype: entry.dtype_name, shape: &entry.shape, bytes: &self.bytes[entry.range.clone()] })
     }
 

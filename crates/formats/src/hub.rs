@@ -96,8 +96,16 @@ pub struct Hub {
 ///
 /// # Errors
 /// If the id is malformed, the model is not there or not for us, or the hub cannot be reached.
-pub fn fetch(id: &str, on_progress: Option<OnProgress>) -> Result<PathBuf, Error> {
-    Hub { on_progress, ..Hub::default() }.fetch(&id.parse()?)
+pub fn fetch(id: &str) -> Result<PathBuf, Error> {
+    Hub::default().fetch(&id.parse()?)
+}
+
+/// As [`fetch`], with somebody who is told how far the download is.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_with(id: &str, on_progress: OnProgress) -> Result<PathBuf, Error> {
+    Hub { on_progress: Some(on_progress), ..Hub::default() }.fetch(&id.parse()?)
 }
 
 impl Hub {

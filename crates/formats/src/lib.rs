@@ -1,4 +1,27 @@
 //! The bytes: checkpoints in and out.
+//!
+//! A [`Checkpoint`] is a model on disk: a directory as transformers writes it, a GGUF file, or what this program has
+//! written. Opening one reads headers alone, however large it is; weights are read stage by stage, and the memory they
+//! were mapped into is given back. What comes out is the same whatever held it: a tree of weights under the names and in
+//! the orientation of the checkpoint. A [`Format`] turns such a tree into tensors again, and an [`Output`] is the
+//! directory they are written to, whole or not at all.
+//!
+//! ```
+//! use brevity_formats::{Bytes, Container, SafetensorsFiles};
+//!
+//! let header = r#"{"w":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}"#;
+//! let mut file = (header.len() as u64).to_le_bytes().to_vec();
+//! file.extend(header.as_bytes());
+//! file.extend([1.5f32, -2.0].map(f32::to_le_bytes).concat());
+//!
+//! let files = SafetensorsFiles::from_bytes(vec![("w.safetensors".into(), Bytes::owned(file))])?;
+//! assert_eq!(files.load("w")?.to_f32(), [1.5, -2.0]);
+//! # Ok::<(), brevity_formats::Error>(())
+//! ```
+//!
+//! Nothing in a file is believed before it is checked: lengths, types, ranges and names of files come from strangers.
+//!
+//! This crate runs no model and changes no weight: see `brevity-runtime` and `brevity-methods`.
 #![deny(unsafe_code)]
 
 #[cfg(target_endian = "big")]

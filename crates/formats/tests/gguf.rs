@@ -82,6 +82,12 @@ fn a_gguf_file_and_the_checkpoint_it_was_made_from_are_one_model() {
     }
     let tokenizer = gguf.tokenizer().unwrap();
     assert_eq!(tokenizer.encode("ab a", false).unwrap().get_ids(), [3, 2, 0]);
+    // What goes along is made from the metadata; what lies beside the file belongs to something else.
+    let companions = gguf.companions().unwrap();
+    let names: Vec<&str> = companions.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["tokenizer.json", "tokenizer_config.json"]);
+    let again = tokenizers::Tokenizer::from_bytes(&companions[0].1).unwrap();
+    assert_eq!(again.encode("ab a", false).unwrap().get_ids(), [3, 2, 0]);
 }
 
 #[test]
@@ -120,6 +126,22 @@ fn gpt2_matrices_stand_as_in_the_checkpoint_and_gemma_gains_are_without_the_one(
     let file = open(&[("general.architecture", Meta::Text("gemma2"))], &tensors).unwrap();
     let gains = file.load("model.layers.0.input_layernorm.weight").unwrap().to_f32();
     assert_eq!(gains, [-1.0, 0.0, 1.0, 2.0, 3.0, 4.0]);
+}
+
+#[test]
+fn loose_tensors_are_as_they_are_in_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.gguf");
+    let blocks = llama_blocks();
+    std::fs::write(&file, gguf(&llama_meta(), &blocks)).unwrap();
+    let loose = Checkpoint::open_with(&file, brevity_formats::Open { loose: true }).unwrap();
+    let mut names: Vec<&str> = blocks.iter().map(|(name, ..)| name.as_str()).collect();
+    names.sort();
+    assert_eq!(loose.container().names(), names);
+    for (name, _, _, bytes) in &blocks {
+        assert_eq!(loose.container().raw(name).unwrap().bytes, bytes);
+        assert_eq!(common::f32_bytes(&loose.container().load(name).unwrap().to_f32()), *bytes);
+    }
 }
 
 #[test]

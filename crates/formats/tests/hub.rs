@@ -254,7 +254,7 @@ fn child_fetches_with_what_the_environment_says() {
     if std::env::var_os("BREVITY_TEST_CHILD").is_none() {
         return;
     }
-    let dir = fetch("us/gated", None).unwrap();
+    let dir = fetch("us/gated").unwrap();
     println!("fetched {}", dir.display());
 }
 
