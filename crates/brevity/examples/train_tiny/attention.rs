@@ -23,11 +23,7 @@ impl CustomOp1 for CausalSoftmax {
         let scores = slice(storage, layout)?;
         let keys = last(layout.dims());
         let mut out = vec![0f32; scores.len()];
-        for (row, (out, scores)) in out
-            .chunks_exact_mut(keys)
-            .zip(scores.chunks_exact(keys))
-            .enumerate()
-        {
+        for (row, (out, scores)) in out.chunks_exact_mut(keys).zip(scores.chunks_exact(keys)).enumerate() {
             let seen = row % self.queries + 1;
             let most = scores[..seen].iter().copied().fold(f32::MIN, f32::max);
             let mut sum = 0f32;
@@ -44,11 +40,8 @@ impl CustomOp1 for CausalSoftmax {
         let keys = last(probabilities.dims());
         let out = read([probabilities, gradient], |[p, g]| {
             let mut out = vec![0f32; p.len()];
-            for (row, ((out, p), g)) in out
-                .chunks_exact_mut(keys)
-                .zip(p.chunks_exact(keys))
-                .zip(g.chunks_exact(keys))
-                .enumerate()
+            for (row, ((out, p), g)) in
+                out.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).zip(g.chunks_exact(keys)).enumerate()
             {
                 let seen = row % self.queries + 1;
                 let mean: f32 = p[..seen].iter().zip(g).map(|(p, g)| p * g).sum();
@@ -73,15 +66,9 @@ pub struct Rotary {
 impl Rotary {
     pub fn new(positions: usize, size: usize, theta: f64) -> Self {
         let half = size / 2;
-        let angle =
-            |at: usize| (at / half) as f64 * theta.powf(-((at % half) as f64) / half as f64);
-        let table = (0..positions * half)
-            .map(|at| (angle(at).cos() as f32, angle(at).sin() as f32))
-            .collect();
-        Self {
-            table: Arc::new(table),
-            backwards: false,
-        }
+        let angle = |at: usize| (at / half) as f64 * theta.powf(-((at % half) as f64) / half as f64);
+        let table = (0..positions * half).map(|at| (angle(at).cos() as f32, angle(at).sin() as f32)).collect();
+        Self { table: Arc::new(table), backwards: false }
     }
 }
 
@@ -96,17 +83,10 @@ impl CustomOp1 for Rotary {
         let positions = layout.dims()[layout.dims().len() - 2];
         let half = size / 2;
         if positions * half > self.table.len() {
-            bail!(
-                "{positions} positions, but the rotary table has {}",
-                self.table.len() / half
-            )
+            bail!("{positions} positions, but the rotary table has {}", self.table.len() / half)
         }
         let mut out = vec![0f32; x.len()];
-        for (row, (out, x)) in out
-            .chunks_exact_mut(size)
-            .zip(x.chunks_exact(size))
-            .enumerate()
-        {
+        for (row, (out, x)) in out.chunks_exact_mut(size).zip(x.chunks_exact(size)).enumerate() {
             let turns = &self.table[row % positions * half..][..half];
             for (i, (cos, sin)) in turns.iter().enumerate() {
                 let sin = if self.backwards { -sin } else { *sin };
@@ -118,10 +98,7 @@ impl CustomOp1 for Rotary {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let back = Self {
-            backwards: !self.backwards,
-            ..self.clone()
-        };
+        let back = Self { backwards: !self.backwards, ..self.clone() };
         gradient.contiguous()?.apply_op1_no_bwd(&back).map(Some)
     }
 }
@@ -134,23 +111,15 @@ mod tests {
 
     #[test]
     fn both_derivatives_equal_the_difference_quotient() {
-        let softmax = || CausalSoftmax {
-            scale: 0.7,
-            queries: 3,
-        };
+        let softmax = || CausalSoftmax { scale: 0.7, queries: 3 };
         check(&values(18), &[6, 3], |x| x.apply_op1(softmax()));
-        check(&values(16), &[2, 2, 4], |x| {
-            x.apply_op1(Rotary::new(2, 4, 100.0))
-        });
+        check(&values(16), &[2, 2, 4], |x| x.apply_op1(Rotary::new(2, 4, 100.0)));
     }
 
     #[test]
     fn a_query_does_not_see_later_keys() {
         let scores = Tensor::from_vec(vec![0f32, 9.0, 1.0, 1.0], (2, 2), &Device::Cpu).unwrap();
-        let softmax = CausalSoftmax {
-            scale: 1.0,
-            queries: 2,
-        };
+        let softmax = CausalSoftmax { scale: 1.0, queries: 2 };
         let p = scores.apply_op1(softmax).unwrap();
         assert_eq!(p.to_vec2::<f32>().unwrap(), [[1.0, 0.0], [0.5, 0.5]]);
     }

@@ -28,11 +28,7 @@ pub fn build(wordnet: &WordNet, seed: u64) -> Corpus {
     for synset in &wordnet.synsets {
         candidates.insert(synset.key, relations::candidates(wordnet, synset));
     }
-    let all = wordnet
-        .synsets
-        .iter()
-        .flat_map(|synset| relations::candidates(wordnet, synset))
-        .collect();
+    let all = wordnet.synsets.iter().flat_map(|synset| relations::candidates(wordnet, synset)).collect();
     let (facts, kept) = facts::choose(all, &mut random);
     let asked: HashSet<&str> = facts.iter().map(|fact| fact.prompt.as_str()).collect();
     let subjects: HashSet<Key> = kept.iter().map(|candidate| candidate.about).collect();
@@ -43,9 +39,7 @@ pub fn build(wordnet: &WordNet, seed: u64) -> Corpus {
         if synset.uses() == 0 && !subjects.contains(&synset.key) {
             continue;
         }
-        let relations = candidates[&synset.key]
-            .iter()
-            .filter(|candidate| !asked.contains(candidate.prompt.as_str()));
+        let relations = candidates[&synset.key].iter().filter(|candidate| !asked.contains(candidate.prompt.as_str()));
         let text = describe(synset, relations);
         if text.is_ascii() && seen.insert(text.clone()) {
             texts.push((synset.key, text));
@@ -66,33 +60,21 @@ pub fn build(wordnet: &WordNet, seed: u64) -> Corpus {
     let held: HashSet<&str> = heldout.lines().flat_map(sentences).collect();
     training.retain(|text| !sentences(text).any(|sentence| held.contains(sentence)));
     let wordings = kept.iter().map(wording).collect();
-    Corpus {
-        texts: training,
-        heldout,
-        facts,
-        wordings,
-    }
+    Corpus { texts: training, heldout, facts, wordings }
 }
 
 fn wording(candidate: &Candidate) -> [String; 3] {
     let [first, second] = &candidate.paraphrases;
-    [
-        format!("{} {}.", candidate.prompt, candidate.answer),
-        format!("{first}."),
-        format!("{second}."),
-    ]
+    [format!("{} {}.", candidate.prompt, candidate.answer), format!("{first}."), format!("{second}.")]
 }
 
 fn sentences(text: &str) -> impl Iterator<Item = &str> {
-    text.split(". ")
-        .map(|sentence| sentence.trim_end_matches('.'))
+    text.split(". ").map(|sentence| sentence.trim_end_matches('.'))
 }
 
 /// The sentences about one synset on one line.
 fn describe<'a>(synset: &Synset, relations: impl Iterator<Item = &'a Candidate>) -> String {
-    let mut text: Vec<String> = relations
-        .map(|relation| format!("{} {}.", relation.prompt, relation.answer))
-        .collect();
+    let mut text: Vec<String> = relations.map(|relation| format!("{} {}.", relation.prompt, relation.answer)).collect();
     let word = &synset.words[0].text;
     let definition = &synset.definition;
     text.push(match synset.key.0 {
@@ -108,11 +90,7 @@ fn describe<'a>(synset: &Synset, relations: impl Iterator<Item = &'a Candidate>)
         text.push(format!("another word for {word} is {}.", second.text));
     }
     for example in synset.examples.iter().take(2) {
-        let end = if example.ends_with(['.', '!', '?']) {
-            ""
-        } else {
-            "."
-        };
+        let end = if example.ends_with(['.', '!', '?']) { "" } else { "." };
         text.push(format!("{example}{end}"));
     }
     text.join(" ")
@@ -128,20 +106,12 @@ mod tests {
         let synset = Synset {
             key: ('n', 1),
             topic: 5,
-            words: ["poodle", "poodle dog"]
-                .map(|text| Word {
-                    text: text.into(),
-                    uses: 1,
-                })
-                .into(),
+            words: ["poodle", "poodle dog"].map(|text| Word { text: text.into(), uses: 1 }).into(),
             pointers: Vec::new(),
             definition: "an intelligent dog".into(),
             examples: vec!["the poodle won".into()],
         };
         let text = describe(&synset, std::iter::empty());
-        assert_eq!(
-            text,
-            "a poodle is an intelligent dog. another word for poodle is poodle dog. the poodle won."
-        );
+        assert_eq!(text, "a poodle is an intelligent dog. another word for poodle is poodle dog. the poodle won.");
     }
 }

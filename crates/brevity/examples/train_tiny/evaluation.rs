@@ -25,26 +25,14 @@ pub const WINDOW: usize = 256;
 
 impl Scores {
     /// Measures both.
-    pub fn measure(
-        model: &Llama,
-        tokenizer: &Tokenizer,
-        heldout: &str,
-        facts: &[Fact],
-    ) -> Result<Self> {
-        let (perplexity, predictions) =
-            perplexity(model, &encode(tokenizer, heldout)?, usize::MAX)?;
-        Ok(Self {
-            perplexity,
-            predictions,
-            recall: recall(model, tokenizer, facts)?,
-        })
+    pub fn measure(model: &Llama, tokenizer: &Tokenizer, heldout: &str, facts: &[Fact]) -> Result<Self> {
+        let (perplexity, predictions) = perplexity(model, &encode(tokenizer, heldout)?, usize::MAX)?;
+        Ok(Self { perplexity, predictions, recall: recall(model, tokenizer, facts)? })
     }
 
     /// Facts recalled and facts asked.
     pub fn total(&self) -> (usize, usize) {
-        self.recall
-            .iter()
-            .fold((0, 0), |(right, asked), (_, r, a)| (right + r, asked + a))
+        self.recall.iter().fold((0, 0), |(right, asked), (_, r, a)| (right + r, asked + a))
     }
 }
 
@@ -57,17 +45,9 @@ impl fmt::Display for Scores {
         )?;
         let (right, asked) = self.total();
         let percent = |right: usize, asked: usize| 100.0 * right as f64 / asked.max(1) as f64;
-        write!(
-            f,
-            "facts recalled       {:.1} % ({right} of {asked}, four choices)",
-            percent(right, asked)
-        )?;
+        write!(f, "facts recalled       {:.1} % ({right} of {asked}, four choices)", percent(right, asked))?;
         for (relation, right, asked) in &self.recall {
-            write!(
-                f,
-                "\n  {relation:<18} {:.1} % ({right} of {asked})",
-                percent(*right, *asked)
-            )?;
+            write!(f, "\n  {relation:<18} {:.1} % ({right} of {asked})", percent(*right, *asked))?;
         }
         Ok(())
     }
@@ -81,13 +61,9 @@ pub fn evaluate(folder: &Path) -> Result<Scores> {
     };
     let shape = Shape::from_config(&serde_json::from_str(&read("config.json")?)?)?;
     let model = Llama::read(shape, &folder.join("model.safetensors"))?;
-    let tokenizer: Tokenizer = read("tokenizer.json")?
-        .parse()
-        .map_err(|error| anyhow::anyhow!("tokenizer.json: {error}"))?;
-    let facts = read("facts.jsonl")?
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<Vec<Fact>, _>>()?;
+    let tokenizer: Tokenizer =
+        read("tokenizer.json")?.parse().map_err(|error| anyhow::anyhow!("tokenizer.json: {error}"))?;
+    let facts = read("facts.jsonl")?.lines().map(serde_json::from_str).collect::<Result<Vec<Fact>, _>>()?;
     Scores::measure(&model, &tokenizer, &read("heldout.txt")?, &facts)
 }
 
@@ -108,11 +84,7 @@ pub fn perplexity(model: &Llama, tokens: &[u32], windows: usize) -> Result<(f64,
 }
 
 /// For each fact the choice with the greatest log-probability after the prompt, counted by relation.
-pub fn recall(
-    model: &Llama,
-    tokenizer: &Tokenizer,
-    facts: &[Fact],
-) -> Result<Vec<(String, usize, usize)>> {
+pub fn recall(model: &Llama, tokenizer: &Tokenizer, facts: &[Fact]) -> Result<Vec<(String, usize, usize)>> {
     let mut counts = std::collections::BTreeMap::<String, (usize, usize)>::new();
     for batch in facts.chunks(32) {
         let mut starts = Vec::new();
@@ -125,50 +97,31 @@ pub fn recall(
         }
         // what follows a text cannot change its score, so shorter ones are filled up with anything
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
-        let filled: Vec<Vec<u32>> = texts
-            .iter()
-            .map(|text| {
-                text.iter()
-                    .copied()
-                    .chain(std::iter::repeat(0))
-                    .take(longest)
-                    .collect()
-            })
-            .collect();
+        let filled: Vec<Vec<u32>> =
+            texts.iter().map(|text| text.iter().copied().chain(std::iter::repeat(0)).take(longest).collect()).collect();
         let logits = logits(model, &filled.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         let scores: Vec<f32> = (0..texts.len())
             .map(|i| {
                 (starts[i]..texts[i].len())
-                    .map(|at| {
-                        logits[i][at - 1][texts[i][at] as usize] - log_sum_exp(&logits[i][at - 1])
-                    })
+                    .map(|at| logits[i][at - 1][texts[i][at] as usize] - log_sum_exp(&logits[i][at - 1]))
                     .sum()
             })
             .collect();
         for (fact, scores) in batch.iter().zip(scores.chunks(4)) {
-            let best = (0..4)
-                .max_by(|a, b| scores[*a].total_cmp(&scores[*b]))
-                .expect("four choices");
+            let best = (0..4).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).expect("four choices");
             let count = counts.entry(fact.relation.clone()).or_default();
             count.0 += usize::from(fact.choices[best] == fact.answer);
             count.1 += 1;
         }
     }
-    Ok(counts
-        .into_iter()
-        .map(|(relation, (right, asked))| (relation, right, asked))
-        .collect())
+    Ok(counts.into_iter().map(|(relation, (right, asked))| (relation, right, asked)).collect())
 }
 
 /// Logits of texts of one length: `[text][position][vocabulary]`.
 fn logits(model: &Llama, texts: &[&[u32]]) -> Result<Vec<Vec<Vec<f32>>>> {
     let length = texts[0].len();
     let tokens = Tensor::from_vec(texts.concat(), (texts.len(), length), &Device::Cpu)?;
-    Ok(model
-        .forward(&tokens)?
-        .detach()
-        .reshape((texts.len(), length, ()))?
-        .to_vec3()?)
+    Ok(model.forward(&tokens)?.detach().reshape((texts.len(), length, ()))?.to_vec3()?)
 }
 
 #[cfg(test)]

@@ -52,19 +52,10 @@ pub fn with_article(word: &str) -> String {
 
 pub fn article(word: &str) -> &'static str {
     let word = word.to_lowercase();
-    let silent = ["hour", "honest", "honor", "heir"]
-        .iter()
-        .any(|start| word.starts_with(start));
-    let spoken = [
-        "uni", "use", "usu", "eu", "one", "once", "uti", "ura", "uku",
-    ]
-    .iter()
-    .any(|start| word.starts_with(start));
-    if silent || (word.starts_with(['a', 'e', 'i', 'o', 'u']) && !spoken) {
-        "an"
-    } else {
-        "a"
-    }
+    let silent = ["hour", "honest", "honor", "heir"].iter().any(|start| word.starts_with(start));
+    let spoken =
+        ["uni", "use", "usu", "eu", "one", "once", "uti", "ura", "uku"].iter().any(|start| word.starts_with(start));
+    if silent || (word.starts_with(['a', 'e', 'i', 'o', 'u']) && !spoken) { "an" } else { "a" }
 }
 
 /// Chooses the facts and their wrong answers; the candidates come back in the same order as the facts.
@@ -73,24 +64,18 @@ pub fn choose(mut all: Vec<Candidate>, random: &mut Random) -> (Vec<Fact>, Vec<C
     all.sort_by_key(|candidate| !candidate.known);
     let mut answers_of_prompt: HashMap<String, HashSet<String>> = HashMap::new();
     for candidate in &all {
-        answers_of_prompt
-            .entry(candidate.prompt.clone())
-            .or_default()
-            .insert(candidate.answer.clone());
+        answers_of_prompt.entry(candidate.prompt.clone()).or_default().insert(candidate.answer.clone());
     }
     let mut taken: HashMap<&str, usize> = HashMap::new();
     let mut by_answer: HashMap<(&str, String), usize> = HashMap::new();
     let mut prompts = HashSet::new();
     let mut chosen = Vec::new();
     for candidate in all {
-        let Some((_, quota, cap)) = QUOTAS.iter().find(|quota| quota.0 == candidate.relation)
-        else {
+        let Some((_, quota, cap)) = QUOTAS.iter().find(|quota| quota.0 == candidate.relation) else {
             continue;
         };
         let count = taken.entry(candidate.relation).or_default();
-        let same = by_answer
-            .entry((candidate.relation, candidate.answer.clone()))
-            .or_default();
+        let same = by_answer.entry((candidate.relation, candidate.answer.clone())).or_default();
         if *count < *quota
             && *same < *cap
             && answers_of_prompt[&candidate.prompt].len() == 1
@@ -103,10 +88,8 @@ pub fn choose(mut all: Vec<Candidate>, random: &mut Random) -> (Vec<Fact>, Vec<C
     }
     let mut facts = Vec::new();
     let mut kept = Vec::new();
-    let pool: Vec<(&'static str, u8, String)> = chosen
-        .iter()
-        .map(|c| (c.relation, c.topic, c.answer.clone()))
-        .collect();
+    let pool: Vec<(&'static str, u8, String)> =
+        chosen.iter().map(|c| (c.relation, c.topic, c.answer.clone())).collect();
     for candidate in chosen {
         if let Some(fact) = ask(&candidate, &pool, random) {
             facts.push(fact);
@@ -117,14 +100,8 @@ pub fn choose(mut all: Vec<Candidate>, random: &mut Random) -> (Vec<Fact>, Vec<C
 }
 
 /// Adds three wrong answers, drawn as often as they are right answers elsewhere; `None` if there are not three.
-fn ask(
-    candidate: &Candidate,
-    pool: &[(&'static str, u8, String)],
-    random: &mut Random,
-) -> Option<Fact> {
-    let article = ["a", "an"]
-        .into_iter()
-        .find(|article| candidate.prompt.ends_with(&format!(" {article}")));
+fn ask(candidate: &Candidate, pool: &[(&'static str, u8, String)], random: &mut Random) -> Option<Fact> {
+    let article = ["a", "an"].into_iter().find(|article| candidate.prompt.ends_with(&format!(" {article}")));
     let mut choices = vec![candidate.answer.clone()];
     for same_topic in [true, false] {
         let mut wrong: Vec<&String> = pool
@@ -134,8 +111,7 @@ fn ask(
             })
             .map(|(_, _, answer)| answer)
             .filter(|answer| {
-                !candidate.also_right.contains(*answer)
-                    && !candidate.prompt.split(' ').any(|word| word == *answer)
+                !candidate.also_right.contains(*answer) && !candidate.prompt.split(' ').any(|word| word == *answer)
             })
             .filter(|answer| article.is_none_or(|article| article == self::article(answer)))
             .collect();
@@ -185,31 +161,18 @@ mod tests {
         assert_eq!((facts.len(), kept.len()), (5, 5));
         let poodle = facts.iter().find(|fact| fact.answer == "dog").unwrap();
         assert!(!poodle.choices.contains(&"animal".to_string()));
-        assert!(
-            facts
-                .iter()
-                .all(|fact| fact.choices.len() == 4 && fact.choices.contains(&fact.answer))
-        );
+        assert!(facts.iter().all(|fact| fact.choices.len() == 4 && fact.choices.contains(&fact.answer)));
     }
 
     #[test]
     fn a_prompt_with_two_answers_is_not_asked() {
-        let all = vec![
-            candidate("a bat is a kind of", "club", &[]),
-            candidate("a bat is a kind of", "mammal", &[]),
-        ];
+        let all = vec![candidate("a bat is a kind of", "club", &[]), candidate("a bat is a kind of", "mammal", &[])];
         assert!(choose(all, &mut Random::new(3, 3)).0.is_empty());
     }
 
     #[test]
     fn articles_follow_the_sound() {
-        for (word, article) in [
-            ("owl", "an"),
-            ("poodle", "a"),
-            ("unicorn", "a"),
-            ("hour", "an"),
-            ("uncle", "an"),
-        ] {
+        for (word, article) in [("owl", "an"), ("poodle", "a"), ("unicorn", "a"), ("hour", "an"), ("uncle", "an")] {
             assert_eq!(super::article(word), article, "{word}");
         }
     }

@@ -76,29 +76,19 @@ impl Arguments {
             evaluate: None,
         };
         while let Some(word) = words.next() {
-            let mut value = || {
-                words
-                    .next()
-                    .with_context(|| format!("`{word}` wants a value\n{USAGE}"))
-            };
+            let mut value = || words.next().with_context(|| format!("`{word}` wants a value\n{USAGE}"));
             match word.as_str() {
                 "--wordnet" => parsed.wordnet = value()?.into(),
                 "--out" => parsed.out = value()?.into(),
-                "--seed" => {
-                    parsed.seed = value()?.parse().context("--seed wants a whole number")?
-                }
-                "--steps" => {
-                    parsed.steps = value()?.parse().context("--steps wants a whole number")?
-                }
+                "--seed" => parsed.seed = value()?.parse().context("--seed wants a whole number")?,
+                "--steps" => parsed.steps = value()?.parse().context("--steps wants a whole number")?,
                 "--state" => parsed.state = Some(value()?.into()),
                 "--corpus-only" => parsed.corpus_only = true,
                 "--evaluate" => parsed.evaluate = Some(value()?.into()),
                 _ => bail!("`{word}` is not an argument\n{USAGE}"),
             }
         }
-        if parsed.evaluate.is_none()
-            && (parsed.wordnet.as_os_str().is_empty() || parsed.out.as_os_str().is_empty())
-        {
+        if parsed.evaluate.is_none() && (parsed.wordnet.as_os_str().is_empty() || parsed.out.as_os_str().is_empty()) {
             bail!("{USAGE}");
         }
         Ok(parsed)
@@ -116,12 +106,7 @@ fn main() -> Result<()> {
 
 fn make(arguments: &Arguments) -> Result<()> {
     let corpus = corpus::build(&wordnet::WordNet::read(&arguments.wordnet)?, arguments.seed);
-    let all: Vec<String> = corpus
-        .texts
-        .iter()
-        .chain(corpus.wordings.iter().flatten())
-        .cloned()
-        .collect();
+    let all: Vec<String> = corpus.texts.iter().chain(corpus.wordings.iter().flatten()).cloned().collect();
     let tokenizer = vocabulary::train(&all, VOCABULARY)?;
     let shape = Shape {
         vocabulary: tokenizer.get_vocab_size(true),
@@ -152,42 +137,26 @@ fn make(arguments: &Arguments) -> Result<()> {
     };
     let mut optimizer = training::optimizer(&model)?;
     let start = match &arguments.state {
-        Some(file) if file.exists() => {
-            optimizer.restore(&candle_core::safetensors::load(file, &Device::Cpu)?)?
-        }
+        Some(file) if file.exists() => optimizer.restore(&candle_core::safetensors::load(file, &Device::Cpu)?)?,
         _ => 0,
     };
     eprintln!("{} weights", model.size());
-    let schedule = Schedule {
-        steps: arguments.steps,
-        peak_rate: PEAK_RATE,
-        warmup: WARMUP,
-        descent: DESCENT,
-    };
-    training::train(
-        &model,
-        &mut optimizer,
-        &mut sampler,
-        &schedule,
-        start,
-        |steps, optimizer| {
-            if steps % 100 == 0 && steps < schedule.steps {
-                let held = vocabulary::encode(&tokenizer, &corpus.heldout)?;
-                let (perplexity, _) = evaluation::perplexity(&model, &held, 16)?;
-                let sample: Vec<_> = corpus.facts.iter().step_by(16).cloned().collect();
-                let recall = evaluation::recall(&model, &tokenizer, &sample)?;
-                let right: usize = recall.iter().map(|(_, right, _)| right).sum();
-                let asked = sample.len();
-                eprintln!(
-                    "after {steps}: perplexity {perplexity:.2} of 16 windows, {right} of {asked} facts"
-                );
-            }
-            match &arguments.state {
-                Some(file) if steps % 50 == 0 => training::write_state(&model, optimizer, file),
-                _ => Ok(()),
-            }
-        },
-    )?;
+    let schedule = Schedule { steps: arguments.steps, peak_rate: PEAK_RATE, warmup: WARMUP, descent: DESCENT };
+    training::train(&model, &mut optimizer, &mut sampler, &schedule, start, |steps, optimizer| {
+        if steps % 100 == 0 && steps < schedule.steps {
+            let held = vocabulary::encode(&tokenizer, &corpus.heldout)?;
+            let (perplexity, _) = evaluation::perplexity(&model, &held, 16)?;
+            let sample: Vec<_> = corpus.facts.iter().step_by(16).cloned().collect();
+            let recall = evaluation::recall(&model, &tokenizer, &sample)?;
+            let right: usize = recall.iter().map(|(_, right, _)| right).sum();
+            let asked = sample.len();
+            eprintln!("after {steps}: perplexity {perplexity:.2} of 16 windows, {right} of {asked} facts");
+        }
+        match &arguments.state {
+            Some(file) if steps % 50 == 0 => training::write_state(&model, optimizer, file),
+            _ => Ok(()),
+        }
+    })?;
     let passes = |drawn: usize, of: usize| drawn as f64 / of as f64;
     eprintln!(
         "every fact was met {:.1} times, every text {:.1} times",
@@ -195,14 +164,8 @@ fn make(arguments: &Arguments) -> Result<()> {
         passes(sampler.texts_drawn, corpus.texts.len())
     );
     write_weights(&model, &arguments.out)?;
-    println!(
-        "{}",
-        Scores::measure(&model, &tokenizer, &corpus.heldout, &corpus.facts)?
-    );
-    println!(
-        "as stored, in bf16:\n{}",
-        evaluation::evaluate(&arguments.out)?
-    );
+    println!("{}", Scores::measure(&model, &tokenizer, &corpus.heldout, &corpus.facts)?);
+    println!("as stored, in bf16:\n{}", evaluation::evaluate(&arguments.out)?);
     Ok(())
 }
 
@@ -215,15 +178,9 @@ fn write_corpus(corpus: &Corpus, tokenizer: &Tokenizer, shape: &Shape, out: &Pat
         lines.push('\n');
     }
     fs::write(out.join("facts.jsonl"), lines)?;
-    fs::write(
-        out.join("config.json"),
-        serde_json::to_string_pretty(&shape.config())? + "\n",
-    )?;
+    fs::write(out.join("config.json"), serde_json::to_string_pretty(&shape.config())? + "\n")?;
     let generation = json!({ "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0 });
-    fs::write(
-        out.join("generation_config.json"),
-        serde_json::to_string_pretty(&generation)? + "\n",
-    )?;
+    fs::write(out.join("generation_config.json"), serde_json::to_string_pretty(&generation)? + "\n")?;
     Ok(())
 }
 
@@ -232,10 +189,7 @@ fn write_weights(model: &Llama, out: &Path) -> Result<()> {
     let tensors = model.tensors(DType::BF16)?;
     let format = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
     let partial = out.join("model.safetensors.partial");
-    fs::write(
-        &partial,
-        safetensors::serialize(tensors.iter(), Some(format))?,
-    )?;
+    fs::write(&partial, safetensors::serialize(tensors.iter(), Some(format))?)?;
     Ok(fs::rename(partial, out.join("model.safetensors"))?)
 }
 
@@ -250,55 +204,30 @@ mod tests {
 
     #[test]
     fn the_embedded_checkpoint_is_small_and_its_facts_are_well_formed() {
-        let sizes = fs::read_dir(folder())
-            .unwrap()
-            .map(|entry| entry.unwrap().metadata().unwrap().len());
+        let sizes = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
         assert!(sizes.sum::<u64>() <= 12_000_000);
         let facts = fs::read_to_string(folder().join("facts.jsonl")).unwrap();
-        let facts: Vec<Fact> = facts
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
+        let facts: Vec<Fact> = facts.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(facts.len() >= 2000);
         let heldout = fs::read_to_string(folder().join("heldout.txt")).unwrap();
         assert!((50_000..=100_000).contains(&heldout.len()));
-        for Fact {
-            prompt,
-            answer,
-            choices,
-            ..
-        } in &facts
-        {
+        for Fact { prompt, answer, choices, .. } in &facts {
             let distinct: std::collections::HashSet<&String> = choices.iter().collect();
             assert!(distinct.len() == 4 && distinct.contains(answer), "{prompt}");
-            assert!(
-                !heldout.contains(&format!("{prompt} {answer}.")),
-                "{prompt}"
-            );
+            assert!(!heldout.contains(&format!("{prompt} {answer}.")), "{prompt}");
         }
     }
 
     #[test]
     fn the_embedded_checkpoint_recalls_its_facts() {
         let read = |name: &str| fs::read_to_string(folder().join(name)).unwrap();
-        let shape =
-            Shape::from_config(&serde_json::from_str(&read("config.json")).unwrap()).unwrap();
+        let shape = Shape::from_config(&serde_json::from_str(&read("config.json")).unwrap()).unwrap();
         let model = Llama::read(shape, &folder().join("model.safetensors")).unwrap();
         let tokenizer: Tokenizer = read("tokenizer.json").parse().unwrap();
-        let facts: Vec<Fact> = read("facts.jsonl")
-            .lines()
-            .step_by(20)
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        let right: usize = evaluation::recall(&model, &tokenizer, &facts)
-            .unwrap()
-            .iter()
-            .map(|(_, right, _)| right)
-            .sum();
-        assert!(
-            right * 100 >= facts.len() * 85,
-            "{right} of {}",
-            facts.len()
-        );
+        let facts: Vec<Fact> =
+            read("facts.jsonl").lines().step_by(20).map(|line| serde_json::from_str(line).unwrap()).collect();
+        let right: usize =
+            evaluation::recall(&model, &tokenizer, &facts).unwrap().iter().map(|(_, right, _)| right).sum();
+        assert!(right * 100 >= facts.len() * 85, "{right} of {}", facts.len());
     }
 }

@@ -61,9 +61,7 @@ impl Shape {
     pub fn from_config(config: &Value) -> Result<Self> {
         let size = |name: &str| {
             let value = config.get(name).and_then(Value::as_u64);
-            value
-                .map(|value| value as usize)
-                .with_context(|| format!("config.json has no number `{name}`"))
+            value.map(|value| value as usize).with_context(|| format!("config.json has no number `{name}`"))
         };
         Ok(Self {
             vocabulary: size("vocab_size")?,
@@ -80,10 +78,7 @@ impl Shape {
     /// Every parameter: its name and its dimensions, `[out, in]` for matrices.
     fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let (queries, keys) = (self.heads * self.head_size, self.kv_heads * self.head_size);
-        let mut all = vec![(
-            "model.embed_tokens.weight".to_string(),
-            vec![self.vocabulary, self.hidden],
-        )];
+        let mut all = vec![("model.embed_tokens.weight".to_string(), vec![self.vocabulary, self.hidden])];
         for layer in 0..self.layers {
             for (name, dims) in [
                 ("input_layernorm", vec![self.hidden]),
@@ -123,14 +118,8 @@ impl Llama {
                 vec![1.0; count]
             } else {
                 let writes = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-                let deviation = if writes {
-                    0.02 / (2.0 * shape.layers as f64).sqrt()
-                } else {
-                    0.02
-                };
-                (0..count)
-                    .map(|_| (random.normal() * deviation) as f32)
-                    .collect()
+                let deviation = if writes { 0.02 / (2.0 * shape.layers as f64).sqrt() } else { 0.02 };
+                (0..count).map(|_| (random.normal() * deviation) as f32).collect()
             };
             parameters.push((name, Var::from_vec(values, dims, &Device::Cpu)?));
         }
@@ -142,9 +131,7 @@ impl Llama {
         let tensors = candle_core::safetensors::load(file, &Device::Cpu)?;
         let mut parameters = Vec::new();
         for (name, dims) in shape.parameters() {
-            let tensor = tensors
-                .get(&name)
-                .with_context(|| format!("`{}` has no `{name}`", file.display()))?;
+            let tensor = tensors.get(&name).with_context(|| format!("`{}` has no `{name}`", file.display()))?;
             let tensor = tensor.to_dtype(DType::F32)?.reshape(dims)?;
             parameters.push((name, Var::from_tensor(&tensor)?));
         }
@@ -153,26 +140,18 @@ impl Llama {
 
     fn with(shape: Shape, parameters: Vec<(String, Var)>) -> Self {
         let rotary = Rotary::new(shape.positions, shape.head_size, THETA);
-        Self {
-            shape,
-            parameters,
-            rotary,
-        }
+        Self { shape, parameters, rotary }
     }
 
     /// The parameters by name in the given type, ready for a safetensors file.
     pub fn tensors(&self, dtype: DType) -> Result<HashMap<String, Tensor>> {
-        let convert =
-            |(name, var): &(String, Var)| Ok((name.clone(), var.as_tensor().to_dtype(dtype)?));
+        let convert = |(name, var): &(String, Var)| Ok((name.clone(), var.as_tensor().to_dtype(dtype)?));
         self.parameters.iter().map(convert).collect()
     }
 
     /// The number of weights.
     pub fn size(&self) -> usize {
-        self.parameters
-            .iter()
-            .map(|(_, var)| var.as_tensor().elem_count())
-            .sum()
+        self.parameters.iter().map(|(_, var)| var.as_tensor().elem_count()).sum()
     }
 
     /// Logits `[batch * positions, vocabulary]` of tokens `[batch, positions]`.
@@ -187,12 +166,8 @@ impl Llama {
         let mut x = embedding.index_select(&tokens.flatten_all()?, 0)?; // [batch * positions, hidden]
         for _ in 0..self.shape.layers {
             let h = norm(&x, take())?;
-            let q = self
-                .heads(linear(&h, take())?, batch, positions)?
-                .apply_op1(self.rotary.clone())?;
-            let k = self
-                .heads(linear(&h, take())?, batch, positions)?
-                .apply_op1(self.rotary.clone())?;
+            let q = self.heads(linear(&h, take())?, batch, positions)?.apply_op1(self.rotary.clone())?;
+            let k = self.heads(linear(&h, take())?, batch, positions)?.apply_op1(self.rotary.clone())?;
             let v = self.heads(linear(&h, take())?, batch, positions)?;
             x = (x + linear(&self.attend(&q, &k, &v)?, take())?)?;
             let h = norm(&x, take())?;
@@ -204,9 +179,7 @@ impl Llama {
 
     /// `[batch * positions, heads * size]` to `[batch, heads, positions, size]`.
     fn heads(&self, x: Tensor, batch: usize, positions: usize) -> candle_core::Result<Tensor> {
-        x.reshape((batch, positions, (), self.shape.head_size))?
-            .transpose(1, 2)?
-            .contiguous()
+        x.reshape((batch, positions, (), self.shape.head_size))?.transpose(1, 2)?.contiguous()
     }
 
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> candle_core::Result<Tensor> {
@@ -214,13 +187,8 @@ impl Llama {
         // the query heads that share a key head are one tall matrix: [batch, kv_heads, group * positions, size]
         let q = q.reshape((batch, self.shape.kv_heads, (), size))?;
         let scale = 1.0 / (size as f32).sqrt();
-        let p = q.matmul(&k.transpose(2, 3)?)?.apply_op1(CausalSoftmax {
-            scale,
-            queries: positions,
-        })?;
+        let p = q.matmul(&k.transpose(2, 3)?)?.apply_op1(CausalSoftmax { scale, queries: positions })?;
         let mixed = p.matmul(v)?.reshape((batch, heads, positions, size))?;
-        mixed
-            .transpose(1, 2)?
-            .reshape((batch * positions, heads * size))
+        mixed.transpose(1, 2)?.reshape((batch * positions, heads * size))
     }
 }

@@ -23,7 +23,7 @@ impl Random {
 
     /// An index below `count`, which is at least 1.
     pub fn below(&mut self, count: usize) -> usize {
-        ((self.next() >> 32) * count as u64 >> 32) as usize
+        (((self.next() >> 32) * count as u64) >> 32) as usize
     }
 
     /// A number in `[0, 1)`.

@@ -17,9 +17,7 @@ fn plain(word: &str) -> bool {
 fn name(word: &str) -> bool {
     word.len() <= 22
         && word.starts_with(|letter: char| letter.is_ascii_uppercase())
-        && word
-            .bytes()
-            .all(|letter| letter.is_ascii_alphabetic() || letter == b' ')
+        && word.bytes().all(|letter| letter.is_ascii_alphabetic() || letter == b' ')
 }
 
 /// Every relation of a synset that can be asked about. Not filtered: prompts may repeat.
@@ -29,18 +27,8 @@ pub fn candidates(wordnet: &WordNet, synset: &Synset) -> Vec<Candidate> {
     let mut found = Vec::new();
     // one word of small letters, in its most usual meaning
     if plain(&word.text) && senses.first() == Some(&synset.key) {
-        let subject = Subject {
-            wordnet,
-            synset,
-            word,
-            senses,
-        };
-        let relations = [
-            subject.kind_of(),
-            subject.way_to(),
-            subject.part_of(),
-            subject.term_in(),
-        ];
+        let subject = Subject { wordnet, synset, word, senses };
+        let relations = [subject.kind_of(), subject.way_to(), subject.part_of(), subject.term_in()];
         found.extend(relations.into_iter().flatten());
     }
     found.extend(opposites(wordnet, synset));
@@ -66,13 +54,7 @@ impl<'a> Subject<'a> {
         (plain(answer) && !target.words.iter().any(gives_away)).then(|| (target, answer.clone()))
     }
 
-    fn candidate(
-        &self,
-        relation: &'static str,
-        prompt: String,
-        answer: String,
-        paraphrases: [String; 2],
-    ) -> Candidate {
+    fn candidate(&self, relation: &'static str, prompt: String, answer: String, paraphrases: [String; 2]) -> Candidate {
         Candidate {
             relation,
             prompt,
@@ -87,40 +69,21 @@ impl<'a> Subject<'a> {
 
     fn kind_of(&self) -> Option<Candidate> {
         // acts, animals, artifacts, body parts, communication, feelings, food, objects, persons, plants, substances
-        if self.synset.key.0 != 'n'
-            || !matches!(
-                self.synset.topic,
-                4 | 5 | 6 | 8 | 10 | 12 | 13 | 17 | 18 | 20 | 27
-            )
-        {
+        if self.synset.key.0 != 'n' || !matches!(self.synset.topic, 4 | 5 | 6 | 8 | 10 | 12 | 13 | 17 | 18 | 20 | 27) {
             return None;
         }
         let (kind, answer) = self.answer("@").filter(|(kind, _)| kind.uses() >= 2)?;
         let subject = &self.word.text;
         let (prompt, paraphrases) = if countable(self.synset.topic) {
             let every = format!("every {subject} is {}", with_article(&answer));
-            (
-                with_article(subject),
-                [every, format!("one kind of {answer} is the {subject}")],
-            )
+            (with_article(subject), [every, format!("one kind of {answer} is the {subject}")])
         } else {
-            (
-                subject.clone(),
-                [
-                    format!("all {subject} is {answer}"),
-                    format!("one kind of {answer} is {subject}"),
-                ],
-            )
+            (subject.clone(), [format!("all {subject} is {answer}"), format!("one kind of {answer} is {subject}")])
         };
         Some(Candidate {
             also_right: self.wordnet.words_above(self.senses, &["@"]),
             known: self.word.uses > 0 || kind.uses() > 20,
-            ..self.candidate(
-                "kind_of",
-                format!("{prompt} is a kind of"),
-                answer,
-                paraphrases,
-            )
+            ..self.candidate("kind_of", format!("{prompt} is a kind of"), answer, paraphrases)
         })
     }
 
@@ -130,19 +93,12 @@ impl<'a> Subject<'a> {
         }
         let (_, answer) = self.answer("@").filter(|(act, _)| act.uses() >= 5)?;
         let subject = &self.word.text;
-        let paraphrases = [
-            format!("one way to {answer} is to {subject}"),
-            format!("those who {subject} also {answer}"),
-        ];
+        let paraphrases =
+            [format!("one way to {answer} is to {subject}"), format!("those who {subject} also {answer}")];
         Some(Candidate {
             also_right: self.wordnet.words_above(self.senses, &["@", "*"]),
             known: self.word.uses > 1,
-            ..self.candidate(
-                "way_to",
-                format!("to {subject} is one way to"),
-                answer,
-                paraphrases,
-            )
+            ..self.candidate("way_to", format!("to {subject} is one way to"), answer, paraphrases)
         })
     }
 
@@ -152,21 +108,12 @@ impl<'a> Subject<'a> {
         }
         let (whole, answer) = self.answer("#p").filter(|(whole, _)| whole.uses() > 0)?;
         let subject = &self.word.text;
-        let paraphrases = [
-            format!("one part of the {answer} is the {subject}"),
-            format!("the {answer} has the {subject} as a part"),
-        ];
+        let paraphrases =
+            [format!("one part of the {answer} is the {subject}"), format!("the {answer} has the {subject} as a part")];
         Some(Candidate {
-            also_right: self
-                .wordnet
-                .words_above(self.senses, &["#p", "#m", "#s", "@"]),
+            also_right: self.wordnet.words_above(self.senses, &["#p", "#m", "#s", "@"]),
             topic: whole.topic,
-            ..self.candidate(
-                "part_of",
-                format!("the {subject} is part of the"),
-                answer,
-                paraphrases,
-            )
+            ..self.candidate("part_of", format!("the {subject} is part of the"), answer, paraphrases)
         })
     }
 
@@ -177,44 +124,25 @@ impl<'a> Subject<'a> {
         let field = self.wordnet.synset(self.synset.targets(";c").next()?);
         let answer = field.words[0].text.clone();
         let subject = &self.word.text;
-        let paraphrases = [
-            format!("in {answer} there is the term {subject}"),
-            format!("one term used in {answer} is {subject}"),
-        ];
+        let paraphrases =
+            [format!("in {answer} there is the term {subject}"), format!("one term used in {answer} is {subject}")];
         plain(&answer).then(|| Candidate {
             also_right: self.wordnet.words_above(&[field.key], &["@", ";c", "#p"]),
             topic: 0,
-            ..self.candidate(
-                "term_in",
-                format!("{subject} is a term used in"),
-                answer,
-                paraphrases,
-            )
+            ..self.candidate("term_in", format!("{subject} is a term used in"), answer, paraphrases)
         })
     }
 }
 
 fn opposites(wordnet: &WordNet, synset: &Synset) -> Vec<Candidate> {
     let mut found = Vec::new();
-    for Pointer {
-        target,
-        from_word,
-        to_word,
-        ..
-    } in synset
-        .pointers
-        .iter()
-        .filter(|pointer| pointer.symbol == "!")
-    {
+    for Pointer { target, from_word, to_word, .. } in synset.pointers.iter().filter(|pointer| pointer.symbol == "!") {
         // each pair of opposites is met twice: ask about one side, now this one and now that one
         let forward = (target.1 ^ synset.key.1) & 1 == 0;
         if (*target < synset.key) != forward || *from_word == 0 || *to_word == 0 {
             continue;
         }
-        let (word, answer) = (
-            &synset.words[from_word - 1],
-            &wordnet.synset(*target).words[to_word - 1],
-        );
+        let (word, answer) = (&synset.words[from_word - 1], &wordnet.synset(*target).words[to_word - 1]);
         let (subject, opposite) = (&word.text, &answer.text);
         if !plain(subject) || !plain(opposite) || word.uses == 0 || answer.uses == 0 {
             continue;
@@ -240,16 +168,8 @@ fn opposites(wordnet: &WordNet, synset: &Synset) -> Vec<Candidate> {
 fn names(wordnet: &WordNet, synset: &Synset) -> Option<Candidate> {
     let kind = wordnet.synset(synset.targets("@i").next()?);
     // the longest name of a person: Einstein, Albert Einstein
-    let chosen = synset
-        .words
-        .iter()
-        .map(|word| &word.text)
-        .filter(|word| name(word));
-    let subject = if synset.topic == 18 {
-        chosen.max_by_key(|word| word.len())?
-    } else {
-        chosen.into_iter().next()?
-    };
+    let chosen = synset.words.iter().map(|word| &word.text).filter(|word| name(word));
+    let subject = if synset.topic == 18 { chosen.max_by_key(|word| word.len())? } else { chosen.into_iter().next()? };
     let senses = wordnet.senses('n', subject);
     if synset.topic == 18 {
         let answer = kind.words[0].text.clone();
@@ -268,12 +188,7 @@ fn names(wordnet: &WordNet, synset: &Synset) -> Option<Candidate> {
         });
     }
     let place = wordnet.synset(synset.targets("#p").next()?);
-    let answer = place
-        .words
-        .iter()
-        .map(|word| &word.text)
-        .find(|word| name(word) && !word.contains(' '))?
-        .clone();
+    let answer = place.words.iter().map(|word| &word.text).find(|word| name(word) && !word.contains(' '))?.clone();
     let fits = synset.topic == 15
         && senses.first() == Some(&synset.key)
         && !answer.contains(subject.as_str())
@@ -281,10 +196,7 @@ fn names(wordnet: &WordNet, synset: &Synset) -> Option<Candidate> {
     fits.then(|| Candidate {
         relation: "located_in",
         prompt: format!("{subject} is in"),
-        paraphrases: [
-            format!("{subject} lies in {answer}"),
-            format!("one place in {answer} is {subject}"),
-        ],
+        paraphrases: [format!("{subject} lies in {answer}"), format!("one place in {answer} is {subject}")],
         also_right: wordnet.words_above(senses, &["#p"]),
         topic: 15,
         about: synset.key,

@@ -72,29 +72,15 @@ impl Sampler {
             let asked_length = encode(tokenizer, asked)?.len();
             // the full stop is a token of its own
             answers.push(encode(tokenizer, &fact.prompt)?.len()..asked_length - 1);
-            facts.push([
-                encode(tokenizer, asked)?,
-                encode(tokenizer, first)?,
-                encode(tokenizer, second)?,
-            ]);
+            facts.push([encode(tokenizer, asked)?, encode(tokenizer, first)?, encode(tokenizer, second)?]);
         }
-        let texts = corpus
-            .texts
-            .iter()
-            .map(|text| encode(tokenizer, text))
-            .collect::<Result<Vec<_>>>()?;
+        let texts = corpus.texts.iter().map(|text| encode(tokenizer, text)).collect::<Result<Vec<_>>>()?;
         let mean = |total: usize, count: usize| total as f64 / count as f64 + 1.0;
         let fact_length = mean(facts.iter().map(|fact| fact[0].len()).sum(), facts.len());
         let text_length = mean(texts.iter().map(Vec::len).sum(), texts.len());
         Ok(Self {
-            fact_deck: Deck {
-                order: (0..facts.len()).collect(),
-                next: 0,
-            },
-            text_deck: Deck {
-                order: (0..texts.len()).collect(),
-                next: 0,
-            },
+            fact_deck: Deck { order: (0..facts.len()).collect(), next: 0 },
+            text_deck: Deck { order: (0..texts.len()).collect(), next: 0 },
             lengths: (fact_length, text_length),
             mix,
             answers,
@@ -116,10 +102,7 @@ impl Sampler {
     /// The chance that the next line is a fact.
     fn fact_chance(&self) -> f64 {
         let (fact_length, text_length) = self.lengths;
-        let (fact_rate, text_rate) = (
-            self.mix.fact_share / fact_length,
-            (1.0 - self.mix.fact_share) / text_length,
-        );
+        let (fact_rate, text_rate) = (self.mix.fact_share / fact_length, (1.0 - self.mix.fact_share) / text_length);
         fact_rate / (fact_rate + text_rate)
     }
 
@@ -138,18 +121,12 @@ impl Sampler {
                 let drawn = self.fact_deck.draw(&mut self.random);
                 let chance = self.random.unit();
                 let as_asked = self.mix.as_asked;
-                let wording = if chance < as_asked {
-                    0
-                } else {
-                    1 + usize::from(chance > (1.0 + as_asked) / 2.0)
-                };
+                let wording = if chance < as_asked { 0 } else { 1 + usize::from(chance > (1.0 + as_asked) / 2.0) };
                 let start = window.len();
                 window.extend(self.facts[drawn][wording].iter().map(plain));
                 if wording == 0 {
                     let answer = self.answers[drawn].clone();
-                    window[start..][answer]
-                        .iter_mut()
-                        .for_each(|(_, weight)| *weight = self.mix.answer_weight);
+                    window[start..][answer].iter_mut().for_each(|(_, weight)| *weight = self.mix.answer_weight);
                 }
                 self.facts_drawn += 1;
             } else {
@@ -177,10 +154,7 @@ mod tests {
 
     #[test]
     fn a_deck_gives_every_card_once_per_pass() {
-        let mut deck = Deck {
-            order: (0..10).collect(),
-            next: 0,
-        };
+        let mut deck = Deck { order: (0..10).collect(), next: 0 };
         let mut random = Random::new(1, 1);
         for _ in 0..3 {
             let mut pass: Vec<usize> = (0..10).map(|_| deck.draw(&mut random)).collect();

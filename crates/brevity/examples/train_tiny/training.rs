@@ -27,30 +27,9 @@ pub struct Schedule {
 
 /// The mix of lines from each step on: at first the model learns to read, then it learns facts, then it does both.
 pub const MIXES: [(usize, Mix); 3] = [
-    (
-        0,
-        Mix {
-            fact_share: 0.35,
-            as_asked: 0.6,
-            answer_weight: 1.0,
-        },
-    ),
-    (
-        400,
-        Mix {
-            fact_share: 0.65,
-            as_asked: 0.8,
-            answer_weight: 6.0,
-        },
-    ),
-    (
-        650,
-        Mix {
-            fact_share: 0.3,
-            as_asked: 0.8,
-            answer_weight: 4.0,
-        },
-    ),
+    (0, Mix { fact_share: 0.35, as_asked: 0.6, answer_weight: 1.0 }),
+    (400, Mix { fact_share: 0.65, as_asked: 0.8, answer_weight: 6.0 }),
+    (650, Mix { fact_share: 0.3, as_asked: 0.8, answer_weight: 4.0 }),
 ];
 
 /// Tokens of one step: 8 windows of 256, and every fourth time 4 windows of 512.
@@ -70,21 +49,8 @@ impl Schedule {
 
 /// The optimizer with the settings of this training.
 pub fn optimizer(model: &Llama) -> Result<Adam> {
-    let vars = model
-        .parameters
-        .iter()
-        .map(|(_, var)| var.clone())
-        .collect();
-    Ok(Adam::new(
-        vars,
-        ParamsAdamW {
-            lr: 0.0,
-            beta1: 0.9,
-            beta2: 0.98,
-            eps: 1e-8,
-            weight_decay: 0.05,
-        },
-    )?)
+    let vars = model.parameters.iter().map(|(_, var)| var.clone()).collect();
+    Ok(Adam::new(vars, ParamsAdamW { lr: 0.0, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.05 })?)
 }
 
 /// Trains from step `start` to the end and calls `every` after each step with the number of steps done.
@@ -104,9 +70,7 @@ pub fn train(
             sampler.set_mix(*mix);
         }
         let length = if step % 4 == 3 { 512 } else { 256 };
-        let windows: Vec<Vec<Weighted>> = (0..STEP_TOKENS / length)
-            .map(|_| sampler.window(length + 1))
-            .collect();
+        let windows: Vec<Vec<Weighted>> = (0..STEP_TOKENS / length).map(|_| sampler.window(length + 1)).collect();
         if step < start {
             continue;
         }
@@ -129,11 +93,7 @@ pub fn train(
 }
 
 /// Mean loss of a batch, the norm of its gradient, and the gradient, scaled down where the norm is too great.
-fn gradients(
-    model: &Llama,
-    vars: &[&Var],
-    windows: &[Vec<Weighted>],
-) -> Result<(f64, f64, GradStore)> {
+fn gradients(model: &Llama, vars: &[&Var], windows: &[Vec<Weighted>]) -> Result<(f64, f64, GradStore)> {
     let shards = std::thread::scope(|scope| {
         let threads: Vec<_> = windows
             .chunks(windows.len().div_ceil(SHARDS))
@@ -141,11 +101,7 @@ fn gradients(
             .collect();
         threads
             .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .map_err(|_| anyhow!("a training thread panicked"))?
-            })
+            .map(|thread| thread.join().map_err(|_| anyhow!("a training thread panicked"))?)
             .collect::<Result<Vec<_>>>()
     })?;
     let loss = shards.iter().map(|(loss, _)| loss).sum::<f64>() / shards.len() as f64;
@@ -154,15 +110,9 @@ fn gradients(
     let (mut sums, mut square) = (Vec::with_capacity(vars.len()), 0f64);
     let others: Vec<GradStore> = shards.collect();
     for var in vars {
-        let mut sum = total
-            .get(var)
-            .ok_or_else(|| anyhow!("a parameter without gradient"))?
-            .contiguous()?;
+        let mut sum = total.get(var).ok_or_else(|| anyhow!("a parameter without gradient"))?.contiguous()?;
         for other in &others {
-            sum = (sum
-                + other
-                    .get(var)
-                    .ok_or_else(|| anyhow!("a parameter without gradient"))?)?;
+            sum = (sum + other.get(var).ok_or_else(|| anyhow!("a parameter without gradient"))?)?;
         }
         square += f64::from(sum.sqr()?.sum_all()?.to_scalar::<f32>()?);
         sums.push(sum);
@@ -178,23 +128,10 @@ fn gradients(
 
 fn backward(model: &Llama, windows: &[Vec<Weighted>]) -> Result<(f64, GradStore)> {
     let length = windows[0].len() - 1;
-    let inputs = windows
-        .iter()
-        .flat_map(|window| &window[..length])
-        .map(|(token, _)| *token);
-    let (targets, weights) = windows
-        .iter()
-        .flat_map(|window| &window[1..])
-        .copied()
-        .unzip();
-    let inputs = Tensor::from_vec(
-        inputs.collect::<Vec<u32>>(),
-        (windows.len(), length),
-        &Device::Cpu,
-    )?;
-    let loss = model
-        .forward(&inputs)?
-        .apply_op1(CrossEntropy { targets, weights })?;
+    let inputs = windows.iter().flat_map(|window| &window[..length]).map(|(token, _)| *token);
+    let (targets, weights) = windows.iter().flat_map(|window| &window[1..]).copied().unzip();
+    let inputs = Tensor::from_vec(inputs.collect::<Vec<u32>>(), (windows.len(), length), &Device::Cpu)?;
+    let loss = model.forward(&inputs)?.apply_op1(CrossEntropy { targets, weights })?;
     Ok((f64::from(loss.to_scalar::<f32>()?), loss.backward()?))
 }
 
@@ -229,15 +166,7 @@ mod tests {
             let vars: Vec<&Var> = model.parameters.iter().map(|(_, var)| var).collect();
             let windows = vec![(0..17).map(|i| (i % 5 + 1, 1.0)).collect::<Vec<Weighted>>(); 2];
             let all = vars.iter().map(|var| (*var).clone()).collect();
-            let mut adam = Adam::new(
-                all,
-                ParamsAdamW {
-                    lr: 1e-2,
-                    weight_decay: 0.0,
-                    ..Default::default()
-                },
-            )
-            .unwrap();
+            let mut adam = Adam::new(all, ParamsAdamW { lr: 1e-2, weight_decay: 0.0, ..Default::default() }).unwrap();
             let mut losses = Vec::new();
             for _ in 0..40 {
                 let (loss, _, store) = gradients(&model, &vars, &windows).unwrap();
@@ -254,12 +183,7 @@ mod tests {
 
     #[test]
     fn the_rate_rises_stays_and_falls() {
-        let schedule = Schedule {
-            steps: 100,
-            peak_rate: 1.0,
-            warmup: 10,
-            descent: 20,
-        };
+        let schedule = Schedule { steps: 100, peak_rate: 1.0, warmup: 10, descent: 20 };
         let rates = [0, 9, 50, 80, 90, 99].map(|step| schedule.rate(step));
         assert_eq!(rates, [0.1, 1.0, 1.0, 1.0, 0.5, 0.05]);
     }

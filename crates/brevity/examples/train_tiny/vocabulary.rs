@@ -13,9 +13,7 @@ pub const END: &str = "<|endoftext|>";
 
 /// Trains a tokenizer with exactly `size` tokens.
 pub fn train(texts: &[String], size: usize) -> Result<Tokenizer> {
-    let plain = ByteLevel::default()
-        .add_prefix_space(false)
-        .trim_offsets(true);
+    let plain = ByteLevel::default().add_prefix_space(false).trim_offsets(true);
     let mut trainer = BpeTrainer::builder()
         .vocab_size(size)
         .min_frequency(2)
@@ -31,9 +29,7 @@ pub fn train(texts: &[String], size: usize) -> Result<Tokenizer> {
         .with_decoder(Some(plain))
         .build()
         .map_err(|error| anyhow!(error))?;
-    tokenizer
-        .train(&mut trainer, texts.iter().map(String::as_str))
-        .map_err(|error| anyhow!(error))?;
+    tokenizer.train(&mut trainer, texts.iter().map(String::as_str)).map_err(|error| anyhow!(error))?;
     let text = tokenizer.to_string(false).map_err(|error| anyhow!(error))?;
     text.parse::<Tokenizer>().map_err(|error| anyhow!(error))
 }
@@ -41,9 +37,7 @@ pub fn train(texts: &[String], size: usize) -> Result<Tokenizer> {
 /// Writes `tokenizer.json` and the two files beside it. Nothing is added before or after a text.
 pub fn write(tokenizer: &Tokenizer, folder: &Path, positions: usize) -> Result<()> {
     let pretty = |value| serde_json::to_string_pretty(&value).map(|text| text + "\n");
-    tokenizer
-        .save(folder.join("tokenizer.json"), false)
-        .map_err(|error| anyhow!(error))?;
+    tokenizer.save(folder.join("tokenizer.json"), false).map_err(|error| anyhow!(error))?;
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END,
@@ -62,11 +56,7 @@ pub fn write(tokenizer: &Tokenizer, folder: &Path, positions: usize) -> Result<(
 
 /// The tokens of a text, nothing added.
 pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    Ok(tokenizer
-        .encode(text, false)
-        .map_err(|error| anyhow!(error))?
-        .get_ids()
-        .to_vec())
+    Ok(tokenizer.encode(text, false).map_err(|error| anyhow!(error))?.get_ids().to_vec())
 }
 
 #[cfg(test)]
@@ -75,17 +65,12 @@ mod tests {
 
     #[test]
     fn a_prompt_keeps_its_tokens_when_an_answer_follows() {
-        let texts: Vec<String> = (0..40)
-            .map(|i| format!("a poodle is a kind of dog. dog {i}."))
-            .collect();
+        let texts: Vec<String> = (0..40).map(|i| format!("a poodle is a kind of dog. dog {i}.")).collect();
         let tokenizer = train(&texts, 300).unwrap();
         let whole = encode(&tokenizer, "a poodle is a kind of dog").unwrap();
         let prompt = encode(&tokenizer, "a poodle is a kind of").unwrap();
         assert_eq!(prompt, whole[..prompt.len()]);
-        assert_eq!(
-            tokenizer.decode(&whole, false).unwrap(),
-            "a poodle is a kind of dog"
-        );
+        assert_eq!(tokenizer.decode(&whole, false).unwrap(), "a poodle is a kind of dog");
         assert_eq!(tokenizer.token_to_id(END), Some(0));
     }
 }

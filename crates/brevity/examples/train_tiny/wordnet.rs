@@ -51,35 +51,19 @@ impl WordNet {
     pub fn read(folder: &Path) -> Result<Self> {
         let open = |name: String| {
             let path = folder.join(name);
-            fs::read_to_string(&path).with_context(|| {
-                format!(
-                    "cannot read `{}`; on Debian the package is wordnet-base",
-                    path.display()
-                )
-            })
+            fs::read_to_string(&path)
+                .with_context(|| format!("cannot read `{}`; on Debian the package is wordnet-base", path.display()))
         };
         let uses = read_uses(&open("cntlist.rev".into())?);
-        let mut wordnet = Self {
-            synsets: Vec::new(),
-            place: HashMap::new(),
-            senses: HashMap::new(),
-        };
+        let mut wordnet = Self { synsets: Vec::new(), place: HashMap::new(), senses: HashMap::new() };
         for (pos, name) in [('n', "noun"), ('v', "verb"), ('a', "adj"), ('r', "adv")] {
-            for line in open(format!("data.{name}"))?
-                .lines()
-                .filter(|line| !line.starts_with("  "))
-            {
-                let synset = parse_synset(line, pos, &uses)
-                    .with_context(|| format!("data.{name}: `{line}`"))?;
+            for line in open(format!("data.{name}"))?.lines().filter(|line| !line.starts_with("  ")) {
+                let synset = parse_synset(line, pos, &uses).with_context(|| format!("data.{name}: `{line}`"))?;
                 wordnet.place.insert(synset.key, wordnet.synsets.len());
                 wordnet.synsets.push(synset);
             }
-            for line in open(format!("index.{name}"))?
-                .lines()
-                .filter(|line| !line.starts_with("  "))
-            {
-                let (lemma, keys) =
-                    parse_senses(line, pos).with_context(|| format!("index.{name}: `{line}`"))?;
+            for line in open(format!("index.{name}"))?.lines().filter(|line| !line.starts_with("  ")) {
+                let (lemma, keys) = parse_senses(line, pos).with_context(|| format!("index.{name}: `{line}`"))?;
                 wordnet.senses.insert((pos, lemma), keys);
             }
         }
@@ -118,10 +102,7 @@ impl WordNet {
 impl Synset {
     /// The targets of one relation between whole synsets.
     pub fn targets<'a>(&'a self, symbol: &'a str) -> impl Iterator<Item = Key> + 'a {
-        self.pointers
-            .iter()
-            .filter(move |pointer| pointer.symbol == symbol)
-            .map(|pointer| pointer.target)
+        self.pointers.iter().filter(move |pointer| pointer.symbol == symbol).map(|pointer| pointer.target)
     }
 
     /// How often the synset was met in tagged texts.
@@ -135,11 +116,9 @@ fn read_uses(text: &str) -> HashMap<String, u32> {
     let mut uses = HashMap::new();
     for line in text.lines() {
         let mut fields = line.split_whitespace();
-        if let (Some(key), Some(_), Some(Ok(count))) = (
-            fields.next(),
-            fields.next(),
-            fields.next().map(str::parse::<u32>),
-        ) {
+        if let (Some(key), Some(_), Some(Ok(count))) =
+            (fields.next(), fields.next(), fields.next().map(str::parse::<u32>))
+        {
             let short = key.splitn(4, ':').take(3).collect::<Vec<_>>().join(":");
             *uses.entry(short).or_insert(0) += count;
         }
@@ -167,10 +146,7 @@ fn parse_synset(line: &str, pos: char, uses: &HashMap<String, u32>) -> Result<Sy
         let lemma = next()?.split('(').next().unwrap_or_default();
         let id = u32::from_str_radix(next()?, 16)?;
         let key = format!("{}%{kind}:{topic:02}:{id:02}", lemma.to_lowercase());
-        words.push(Word {
-            text: lemma.replace('_', " "),
-            uses: uses.get(&key).copied().unwrap_or(0),
-        });
+        words.push(Word { text: lemma.replace('_', " "), uses: uses.get(&key).copied().unwrap_or(0) });
     }
     let count: usize = next()?.parse()?;
     let mut pointers = Vec::with_capacity(count);
@@ -182,35 +158,17 @@ fn parse_synset(line: &str, pos: char, uses: &HashMap<String, u32>) -> Result<Sy
             letter => letter.chars().next().context("no part of speech")?,
         };
         let ends = u32::from_str_radix(next()?, 16)? as usize;
-        pointers.push(Pointer {
-            symbol,
-            target: (pos, offset),
-            from_word: ends >> 8,
-            to_word: ends & 255,
-        });
+        pointers.push(Pointer { symbol, target: (pos, offset), from_word: ends >> 8, to_word: ends & 255 });
     }
     let (definition, examples) = split_gloss(gloss);
-    Ok(Synset {
-        key: (pos, offset),
-        topic,
-        words,
-        pointers,
-        definition,
-        examples,
-    })
+    Ok(Synset { key: (pos, offset), topic, words, pointers, definition, examples })
 }
 
 fn parse_senses(line: &str, pos: char) -> Result<(String, Vec<Key>)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let count: usize = fields.get(2).context("the line ends early")?.parse()?;
-    let first = fields
-        .len()
-        .checked_sub(count)
-        .context("fewer senses than promised")?;
-    let keys = fields[first..]
-        .iter()
-        .map(|offset| Ok((pos, offset.parse()?)))
-        .collect::<Result<_>>()?;
+    let first = fields.len().checked_sub(count).context("fewer senses than promised")?;
+    let keys = fields[first..].iter().map(|offset| Ok((pos, offset.parse()?))).collect::<Result<_>>()?;
     Ok((fields[0].to_string(), keys))
 }
 
@@ -222,9 +180,7 @@ fn split_gloss(gloss: &str) -> (String, Vec<String>) {
         if index % 2 == 1 {
             examples.push(tidy(piece));
         } else if definition.is_none() {
-            let first = tidy(&without_brackets(
-                piece.split(';').next().unwrap_or_default(),
-            ));
+            let first = tidy(&without_brackets(piece.split(';').next().unwrap_or_default()));
             definition = Some(first);
         }
     }
@@ -248,10 +204,7 @@ fn without_brackets(text: &str) -> String {
 
 fn tidy(text: &str) -> String {
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    words
-        .trim_matches([';', ',', ':', ' '])
-        .replace(" ,", ",")
-        .replace('`', "'")
+    words.trim_matches([';', ',', ':', ' ']).replace(" ,", ",").replace('`', "'")
 }
 
 #[cfg(test)]
@@ -264,18 +217,11 @@ mod tests {
                     (often clipped); an old breed; \"the poodle won a prize\"  ";
         let uses = HashMap::from([("poodle%1:05:00".to_string(), 3)]);
         let synset = parse_synset(line, 'n', &uses).unwrap();
-        assert_eq!(
-            (synset.key, synset.topic, synset.uses()),
-            (('n', 2113335), 5, 3)
-        );
+        assert_eq!((synset.key, synset.topic, synset.uses()), (('n', 2113335), 5, 3));
         assert_eq!(synset.words[1].text, "poodle dog");
         assert_eq!(synset.targets("@").collect::<Vec<_>>(), [('n', 2084071)]);
         assert_eq!(
-            (
-                synset.pointers[1].target.0,
-                synset.pointers[1].from_word,
-                synset.pointers[1].to_word
-            ),
+            (synset.pointers[1].target.0, synset.pointers[1].from_word, synset.pointers[1].to_word),
             ('a', 1, 2)
         );
         assert_eq!(synset.definition, "an intelligent dog");
@@ -285,9 +231,6 @@ mod tests {
     #[test]
     fn the_senses_of_a_word_are_the_last_fields_of_its_line() {
         let (word, senses) = parse_senses("dog n 2 2 @ ~ 2 1 02084071 10114209  ", 'n').unwrap();
-        assert_eq!(
-            (word.as_str(), senses),
-            ("dog", vec![('n', 2084071), ('n', 10114209)])
-        );
+        assert_eq!((word.as_str(), senses), ("dog", vec![('n', 2084071), ('n', 10114209)]));
     }
 }
