@@ -70,6 +70,26 @@ unsafe fn band(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, y: O
     });
 }
 
+/// Columns `48 panel ..` of `y = x wᵀ + bias` for rows packed by [`pack_rows`] and one panel of weights.
+///
+/// # Safety
+/// The processor must have AVX-512 BF16; `y` is `[m, n]` and no other task writes these columns.
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn panel_times_rows(
+    m: usize,
+    pairs: usize,
+    n: usize,
+    panel: usize,
+    weights: &[u32],
+    bias: Option<&[f32]>,
+    y: Shared<f32>,
+    rows: &[u32],
+) {
+    let p = Panel { m, pairs, n, panel, weights, bias, y: Out::F32(y) };
+    // SAFETY: passed on to the caller.
+    unsafe { p.times(rows, 0, m.div_ceil(ROWS)) }
+}
+
 /// Rounds rows to bfloat16 and packs them `(panel, pair, row)`; rows beyond the last are left as they are, their
 /// sums are never stored.
 pub(crate) fn pack_rows(m: usize, k: usize, x: Rows<'_>, packed: &mut [u32]) {
