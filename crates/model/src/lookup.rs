@@ -70,7 +70,8 @@ fn keys_of(setting: &Setting) -> Option<Vec<&str>> {
 }
 
 impl Found {
-    fn wrong(&self, expected: &str) -> Error {
+    /// An error that says what the value should be.
+    pub fn wrong(&self, expected: &str) -> Error {
         let value = match &self.value {
             Value::Array(_) | Value::Object(_) => kind(&self.value).to_owned(),
             plain => plain.to_string(),

@@ -182,6 +182,39 @@ fn a_config_value_of_the_wrong_kind_is_refused() {
 }
 
 #[test]
+fn absurd_counts_are_refused_before_anything_is_made_of_them() {
+    for (key, value, text) in [
+        ("num_hidden_layers", 4_000_000_000u64, "a number of blocks that 21 tensors can make up"),
+        ("num_hidden_layers", 1 << 40, "a count"),
+        ("num_attention_heads", 4_000_000_000, "a number of heads that 8 features can be shared by"),
+        ("num_attention_heads", 0, "a positive count"),
+        ("hidden_size", 0, "a positive count"),
+        ("head_dim", 0, "a positive count"),
+    ] {
+        let (mut config, names) = llama();
+        config.set(key, value.into());
+        let error = build(&config, &names).unwrap_err();
+        assert_eq!(error.to_string(), format!("`{key}` in `config.json` is {value}, not {text}"));
+    }
+    let (mut config, names) = llama();
+    config.set("head_dim", 4_000_000_000u64.into());
+    assert!(matches!(build(&config, &names), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn fused_matrices_of_the_wrong_height_are_refused() {
+    let (mut config, names) = llama();
+    config.set("model_type", "phi3".into());
+    let names = names.with("model.layers.0.self_attn.qkv_proj.weight", [15, 8]);
+    let text = "`blocks.0.attn.q` does not fit: tensor `model.layers.0.self_attn.qkv_proj.weight` is [15, 8], \
+                expected 16 rows for 4 query and 2 x 2 key and value heads of 2";
+    assert_eq!(build(&config, &names).unwrap_err().to_string(), text);
+    config.set("num_key_value_heads", 4_000_000_000u64.into());
+    config.set("head_dim", 4_000_000_000u64.into());
+    assert!(matches!(build(&config, &names), Err(Error::Shape { .. })));
+}
+
+#[test]
 fn a_missing_tensor_is_named_with_its_site() {
     let (config, names) = llama();
     let error = build(&config, &names.without("model.layers.1.mlp.up_proj.weight")).unwrap_err();
@@ -225,6 +258,34 @@ fn unknown_rope_scaling_is_refused_rather_than_ignored() {
     let error = build(&config, &names).unwrap_err();
     let text = "`rope_scaling.type` in `config.json` is \"dynamic\", which is not supported for `llama`";
     assert!(error.to_string().starts_with(text), "{error}");
+}
+
+#[test]
+fn flags_that_are_not_implemented_are_refused() {
+    for (model_type, key, value) in [
+        ("gemma2", "use_bidirectional_attention", json!(true)),
+        ("bert", "position_embedding_type", json!("relative_key")),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", json!(true)),
+        ("opt", "layer_norm_elementwise_affine", json!(false)),
+    ] {
+        let (mut config, names) = llama();
+        config.set("model_type", model_type.into());
+        config.set(key, value);
+        let error = build(&config, &names).unwrap_err();
+        assert!(matches!(&error, Error::Unsupported { key: named, .. } if named == key), "{error}");
+    }
+}
+
+#[test]
+fn kinds_of_layers_that_are_not_known_are_refused() {
+    let (mut config, names) = llama();
+    config.set("model_type", "qwen2".into());
+    config.set("use_sliding_window", true.into());
+    config.set("layer_types", json!(["full_attention", "chunked_attention"]));
+    assert!(matches!(build(&config, &names), Err(Error::Unsupported { .. })));
+    config.set("layer_types", json!(["full_attention"]));
+    let text = "`layer_types` in `config.json` is a list of 1, not one of 2, an entry for each block";
+    assert_eq!(build(&config, &names).unwrap_err().to_string(), text);
 }
 
 #[test]

@@ -1,0 +1,143 @@
+//! Attention: queries, keys and values from their tensors or from one, and what the heads are.
+
+use std::ops::Range;
+
+use super::parts::{join, one, wrong};
+use super::{Builder, Layer, softcap};
+use crate::description::{Scale, Split};
+use crate::error::Error;
+use crate::rope::rope;
+use crate::site::{Place, Role, Site};
+use crate::source::{Source, View};
+use crate::tree::{Attention, Heads, Linear};
+
+impl Builder<'_> {
+    pub(super) fn attention(&mut self, place: Place, under: &str, layer: &Layer) -> Result<Attention<Source>, Error> {
+        let names = &self.d.attn;
+        let dim = self.head_dim()?;
+        let [q, k, v] = self.qkv(place, under, dim)?;
+        let site = |role| Site::new(place, role);
+        let rows = |linear: &Linear<Source>| linear.weight.form.shape()[0];
+
+        // Heads are counted in the tensors: pruning may have left fewer than the configuration says.
+        let heads = whole_heads(&site(Role::Q), &q.weight, dim)?;
+        let kv = whole_heads(&site(Role::K), &k.weight, dim)?;
+        if kv == 0 || !heads.is_multiple_of(kv) {
+            return Err(wrong(&site(Role::K), &k.weight, format!("a number of heads that divides {heads}")));
+        }
+        if !rows(&v).is_multiple_of(kv) {
+            return Err(wrong(&site(Role::V), &v.weight, format!("rows for {kv} heads")));
+        }
+        let v_dim = rows(&v) / kv;
+        let view = self.view(None);
+        let o = self.linear(site(Role::O), &join(under, &names.o), view, [Some(self.hidden), Some(heads * v_dim)])?;
+
+        let scale = match &names.scale {
+            None => (dim as f32).powf(-0.5),
+            Some(Scale::One) => 1.0,
+            Some(Scale::InverseSqrt(setting)) => self.look.needed_setting(setting)?.above_zero()?.powf(-0.5) as f32,
+        };
+        let rope = match &names.rope {
+            Some(rule) if layer.rotated => Some(rope(&self.look, &rule.keys(), layer.windowed, dim)?),
+            _ => None,
+        };
+        let softcap = softcap(&self.look, &names.softcap)?;
+        let kv_of = (0..heads).map(|head| (head / (heads / kv)) as u16).collect();
+        let heads_of = Heads { kv_of, qk_dim: dim, v_dim, scale, rope, reach: layer.reach, softcap };
+
+        let head_norm = |this: &mut Self, role: Role, name: &Option<String>, whole: usize| {
+            let Some(name) = name else { return Ok(None) };
+            let norm = this.norm(site(role.clone()), &join(under, name), None)?;
+            match norm.gain.form.shape()[1] {
+                width if width == dim || width == whole => Ok(Some(norm)),
+                _ => Err(wrong(&site(role), &norm.gain, format!("[1, {dim}] or [1, {whole}]"))),
+            }
+        };
+        let q_norm = head_norm(self, Role::QNorm, &names.q_norm, rows(&q))?;
+        let k_norm = head_norm(self, Role::KNorm, &names.k_norm, rows(&k))?;
+        Ok(Attention {
+            before: self.block_norm(place, Role::AttnBefore, under, &names.before)?,
+            q,
+            k,
+            v,
+            o,
+            q_norm,
+            k_norm,
+            after: self.block_norm(place, Role::AttnAfter, under, &names.after)?,
+            sum: self.block_norm(place, Role::AttnSum, under, &names.sum)?,
+            heads: heads_of,
+        })
+    }
+
+    /// Width of a query or key head, as the configuration has it.
+    fn head_dim(&self) -> Result<usize, Error> {
+        if let Some(given) = self.look.key(&self.d.keys.head_dim) {
+            return given.positive();
+        }
+        let heads = self.look.needed(&self.d.keys.heads)?;
+        match self.hidden / heads.positive()? {
+            0 => Err(heads.wrong(&format!("a number of heads that {} features can be shared by", self.hidden))),
+            dim => Ok(dim),
+        }
+    }
+
+    /// Queries, keys and values, from tensors of their own or from one.
+    fn qkv(&mut self, place: Place, under: &str, dim: usize) -> Result<[Linear<Source>; 3], Error> {
+        let names = &self.d.attn;
+        let expected = [None, Some(self.hidden)];
+        let roles = [Role::Q, Role::K, Role::V];
+        let (tensors, ranges) = match (&names.qkv, [&names.q, &names.k, &names.v]) {
+            (Some(fused), _) => {
+                let name = join(under, &fused.tensor);
+                let ranges = self.qkv_ranges(place, &name, fused.split, dim)?;
+                ([name.clone(), name.clone(), name], ranges)
+            }
+            (None, [Some(q), Some(k), Some(v)]) => ([q, k, v].map(|name| join(under, name)), [None, None, None]),
+            (None, _) => unreachable!("a description names q, k and v or qkv, checked when it is read"),
+        };
+        let mut parts = Vec::with_capacity(3);
+        for ((role, tensor), rows) in roles.into_iter().zip(&tensors).zip(ranges) {
+            let view = self.view(rows);
+            parts.push(self.linear(Site::new(place, role), tensor, view, expected)?);
+        }
+        parts.try_into().map_err(|_| unreachable!("three roles make three parts"))
+    }
+
+    /// The rows of queries, keys and values in one tensor. A container that keeps weights by site has no such
+    /// tensor, and answers with each weight whole.
+    fn qkv_ranges(
+        &self,
+        place: Place,
+        name: &str,
+        split: Split,
+        dim: usize,
+    ) -> Result<[Option<Vec<Range<usize>>>; 3], Error> {
+        let Some(whole) = self.fused_form(name) else { return Ok([None, None, None]) };
+        let heads = self.look.needed(&self.d.keys.heads)?.positive()?;
+        let kv = self.look.key(&self.d.keys.kv_heads).map_or(Ok(heads), |kv| kv.positive())?;
+        let total = (2 * kv).saturating_add(heads).saturating_mul(dim);
+        let site = Site::new(place, Role::Q);
+        if whole.shape()[0] != total || split == Split::PerHead && kv != heads {
+            let source = Source { tensor: format!("{name}.weight"), form: whole, view: View::whole() };
+            let why = format!("{total} rows for {heads} query and 2 x {kv} key and value heads of {dim}");
+            return Err(wrong(&site, &source, why));
+        }
+        Ok(match split {
+            Split::Stacked => {
+                let (q, k) = (heads * dim, kv * dim);
+                [one(0..q), one(q..q + k), one(q + k..q + 2 * k)]
+            }
+            Split::PerHead => [0, 1, 2].map(|part| {
+                Some((0..heads).map(|head| (3 * head + part) * dim..(3 * head + part + 1) * dim).collect())
+            }),
+        })
+    }
+}
+
+fn whole_heads(site: &Site, weight: &Source, dim: usize) -> Result<usize, Error> {
+    let rows = weight.form.shape()[0];
+    if !rows.is_multiple_of(dim) || rows / dim > usize::from(u16::MAX) {
+        return Err(wrong(site, weight, format!("rows for heads of {dim}")));
+    }
+    Ok(rows / dim)
+}
