@@ -18,6 +18,8 @@ pub struct Usage {
 const BAD_INPUT: u8 = 2;
 /// Memory or disk.
 const WOULD_NOT_FIT: u8 = 4;
+/// The format.
+const CANNOT_HOLD: u8 = 5;
 /// Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
@@ -54,5 +56,22 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(eval::Error::Cancelled) = error.downcast_ref() {
         return Some(INTERRUPTED);
     }
-    error.downcast_ref::<engine::Error>().map(engine::Error::exit_code)
+    if let Some(error) = error.downcast_ref::<formats::Error>() {
+        return of_files(error);
+    }
+    match error.downcast_ref::<engine::Error>()? {
+        engine::Error::Memory { .. } | engine::Error::Disk { .. } => Some(WOULD_NOT_FIT),
+        engine::Error::Unholdable { .. } => Some(CANNOT_HOLD),
+        engine::Error::Cancelled { .. } => Some(INTERRUPTED),
+        engine::Error::Files(error) => of_files(error),
+        _ => None,
+    }
+}
+
+fn of_files(error: &formats::Error) -> Option<u8> {
+    match error {
+        formats::Error::Output { fault: formats::OutputFault::Full { .. }, .. } => Some(WOULD_NOT_FIT),
+        formats::Error::Unholdable { .. } => Some(CANNOT_HOLD),
+        _ => None,
+    }
 }

@@ -16,6 +16,7 @@ import pathlib
 import re
 import sys
 import tempfile
+import zlib
 
 import torch
 import transformers
@@ -154,6 +155,38 @@ CASES = {
         "CausalLM",
         GROUPED | dict(sliding_window=6, rope_parameters=DEFAULT | dict(partial_rotary_factor=0.5), pad_token_id=0),
     ),
+    "phi3-long": (
+        "Phi3",
+        "CausalLM",
+        GROUPED
+        | dict(
+            original_max_position_embeddings=8,
+            max_position_embeddings=32,
+            rope_parameters=dict(
+                rope_type="longrope",
+                rope_theta=100.0,
+                short_factor=[1.0, 1.1, 1.2, 1.3],
+                long_factor=[1.0, 1.5, 3.0, 5.0],
+            ),
+            pad_token_id=0,
+        ),
+    ),
+    "phi3-long-within-context": (
+        "Phi3",
+        "CausalLM",
+        GROUPED
+        | dict(
+            original_max_position_embeddings=16,
+            max_position_embeddings=64,
+            rope_parameters=dict(
+                rope_type="longrope",
+                rope_theta=100.0,
+                short_factor=[1.0, 1.1, 1.2, 1.3],
+                long_factor=[1.0, 1.5, 3.0, 5.0],
+            ),
+            pad_token_id=0,
+        ),
+    ),
     "smollm3": ("SmolLM3", "CausalLM", GROUPED | dict(num_hidden_layers=4, pad_token_id=0)),
     "smollm3-window": (
         "SmolLM3",
@@ -266,11 +299,12 @@ def is_gain_near_one(name, kind):
     return bool(is_norm) and not kind.startswith("Gemma")
 
 
-def make(number, name, kind, model_name, settings, change=None, rename=None):
+def make(name, kind, model_name, settings, change=None, rename=None):
     if model_name == "CausalLM":
         model_name = f"{kind}ForCausalLM"
     config = getattr(transformers, f"{kind}Config")(**settings)
     model_class = getattr(transformers, model_name)
+    number = zlib.crc32(name.encode()) % 1000
     seed = 1000 + number
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -311,6 +345,6 @@ def make(number, name, kind, model_name, settings, change=None, rename=None):
 
 
 if __name__ == "__main__":
-    for number, (name, case) in enumerate(CASES.items()):
+    for name, case in CASES.items():
         if not sys.argv[1:] or name in sys.argv[1:]:
-            make(number, name, *case)
+            make(name, *case)

@@ -52,7 +52,7 @@ pub fn open(name: &str, options: Open) -> Result<Checkpoint, OpenError> {
         return Ok(Checkpoint::from_folder(Folder::embedded("tiny", crate::TINY), options)?);
     }
     if is_hub_id(name) {
-        return Ok(Checkpoint::open_with(&brevity_formats::hub::fetch(name)?, options)?);
+        return Ok(Checkpoint::open_with(&brevity_formats::hub::fetch(name, None)?, options)?);
     }
     Err(OpenError::NotFound { name: name.to_owned() })
 }

@@ -87,7 +87,8 @@ mod tests {
         let scores = measured(&[(p, q), (p, p), (p, p)]);
         let values: Vec<(&str, f64)> = scores.iter().map(|s| (s.name.as_str(), s.value)).collect();
         let quarter = 2f64.ln() / 4.0;
-        let expected = [("kl", quarter / 3.0), ("kl_median", 0.0), ("kl_p99", 0.98 * quarter), ("kl_reverse", quarter / 3.0)];
+        let expected =
+            [("kl", quarter / 3.0), ("kl_median", 0.0), ("kl_p99", 0.98 * quarter), ("kl_reverse", quarter / 3.0)];
         for ((name, value), (expected_name, expected)) in values.iter().zip(expected) {
             assert_eq!(*name, expected_name);
             assert!((value - expected).abs() < 1e-7, "{name}: {value} {expected}");

@@ -23,7 +23,8 @@ pub struct Loss {
 
 impl PairMeasure for Loss {
     fn observe(&mut self, before: &Rows<'_>, after: &Rows<'_>) -> Result<()> {
-        let changes: Vec<f64> = losses(after)?.iter().zip(losses(before)?).map(|(after, before)| after - before).collect();
+        let changes: Vec<f64> =
+            losses(after)?.iter().zip(losses(before)?).map(|(after, before)| after - before).collect();
         self.changes.extend(before.window(), &changes);
         Ok(())
     }

@@ -28,9 +28,6 @@ impl Samples {
         *self.ends.last_mut().expect("a window has begun") = self.values.len();
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.values.len()
-    }
 
     pub(crate) fn values(&self) -> &[f64] {
         &self.values
@@ -116,7 +113,6 @@ mod tests {
         chunked.extend(0, &[2.0]);
         chunked.extend(1, &[2.0, 2.0]);
         assert_eq!(chunked.mean(), samples(&[&[0.0, 2.0], &[2.0, 2.0]]).mean());
-        assert_eq!(chunked.len(), 4);
     }
 
     #[test]

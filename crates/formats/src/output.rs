@@ -233,8 +233,10 @@ impl Output {
         Ok(())
     }
 
-    /// Removes everything that an earlier run wrote: the index first, so that what is left does not look whole.
+    /// Removes everything that an earlier run wrote, if nothing else is there: the index first, so that what is left
+    /// does not look whole.
     fn clear(&self, earlier: &Journal) -> Result<(), Error> {
+        self.must_be_empty_but_for(earlier.all_files().chain([INDEX, JOURNAL]))?;
         disk::remove(&self.dir.join(INDEX))?;
         self.remove_parts(earlier)?;
         for name in earlier.all_files().filter(|name| disk::is_inside(name)) {
@@ -244,8 +246,7 @@ impl Output {
                 let _ = fs::remove_dir(self.dir.join(parent));
             }
         }
-        disk::remove(&self.dir.join(JOURNAL))?;
-        self.must_be_empty()
+        disk::remove(&self.dir.join(JOURNAL))
     }
 
     /// Removes files that an earlier run had begun.
@@ -255,11 +256,23 @@ impl Output {
     }
 
     fn must_be_empty(&self) -> Result<(), Error> {
-        let unreadable = |source| OutputFault::Unwritable { source }.at(&self.dir);
         // A run killed before it had a journal leaves the beginning of one.
-        let journal_part = disk::part_of(&self.dir.join(JOURNAL));
+        self.must_be_empty_but_for([JOURNAL].into_iter())
+    }
+
+    /// Fails if there is something that is neither one of these files, nor begun as one, nor a directory for one.
+    fn must_be_empty_but_for<'a>(&self, ours: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+        let mut known = BTreeSet::new();
+        for name in ours.filter(|name| disk::is_inside(name)) {
+            let path = self.dir.join(name);
+            let parents = Path::new(name).ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
+            known.extend(parents.map(|parent| self.dir.join(parent)));
+            known.insert(disk::part_of(&path));
+            known.insert(path);
+        }
+        let unreadable = |source| OutputFault::Unwritable { source }.at(&self.dir);
         let mut entries = fs::read_dir(&self.dir).map_err(unreadable)?.filter_map(Result::ok);
-        match entries.find(|entry| entry.path() != journal_part) {
+        match entries.find(|entry| !known.contains(&entry.path())) {
             None => Ok(()),
             Some(entry) => {
                 let entry = entry.file_name().to_string_lossy().into_owned();

@@ -80,6 +80,7 @@ pub mod linalg;
 pub mod matmul;
 pub mod norm;
 pub mod ops;
+pub mod packed;
 pub mod rope;
 pub mod softmax;
 

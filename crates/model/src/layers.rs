@@ -14,7 +14,7 @@ pub(crate) fn rotated(look: &Lookup<'_>, blocks: usize) -> Result<Vec<bool>, Err
     };
     if let Some(listed) = rope.layers.as_ref().and_then(|layers| look.setting(layers)) {
         let flags = listed.numbers()?.into_iter().map(|flag| flag != 0.0).collect();
-        return listed.one_each(flags, blocks);
+        return listed.one_each(flags, blocks, "block");
     }
     match rope.not_every.as_ref().and_then(|every| look.setting(every)) {
         Some(every) => {
@@ -48,7 +48,7 @@ pub(crate) fn windowed(look: &Lookup<'_>, rule: &WindowRule, rotated: &[bool]) -
     }
     if let Some(listed) = rule.layers.as_ref().and_then(|layers| look.setting(layers)) {
         let flags = kinds(look, &listed)?;
-        return listed.one_each(flags, blocks);
+        return listed.one_each(flags, blocks, "block");
     }
     Ok(match &rule.rule {
         WindowWhere::All => vec![true; blocks],

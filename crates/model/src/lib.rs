@@ -52,7 +52,7 @@ pub use site::{ParseSite, Place, Role, Site, Slot};
 pub use source::{Source, View};
 pub use stages::{LoadError, Stages, Tensors};
 pub use tree::{
-    Activation, Attention, Block, Embed, Head, Heads, Linear, Loose, Mlp, Model, Norm, NormKind, Reach, Rope,
+    Activation, Attention, Block, Embed, Head, Heads, Linear, LongRope, Loose, Mlp, Model, Norm, NormKind, Reach, Rope,
     RopeStyle, Stage,
 };
 

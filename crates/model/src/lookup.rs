@@ -122,15 +122,15 @@ impl Found {
         self.list()?.iter().map(|x| x.as_f64().ok_or_else(|| self.wrong("a list of numbers"))).collect()
     }
 
-    /// Checks that a list has one entry for each block.
-    pub fn one_each<T>(&self, list: Vec<T>, blocks: usize) -> Result<Vec<T>, Error> {
-        if list.len() == blocks {
+    /// Checks that a list has one entry for each of so many `things`.
+    pub fn one_each<T>(&self, list: Vec<T>, count: usize, things: &str) -> Result<Vec<T>, Error> {
+        if list.len() == count {
             Ok(list)
         } else {
             Err(Error::WrongValue {
                 key: self.key.clone(),
                 value: format!("a list of {}", list.len()),
-                expected: format!("one of {blocks}, an entry for each block"),
+                expected: format!("one of {count}, an entry for each {things}"),
             })
         }
     }

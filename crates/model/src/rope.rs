@@ -6,7 +6,7 @@
 use crate::description::RopeKeys;
 use crate::error::Error;
 use crate::lookup::{Found, Lookup};
-use crate::tree::Rope;
+use crate::tree::{LongRope, Rope};
 
 const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
 
@@ -28,15 +28,24 @@ pub(crate) fn rope(look: &Lookup<'_>, keys: &RopeKeys, windowed: bool, qk_dim: u
     let width = (qk_dim as f64 * fraction) as usize / 2 * 2;
     let plain: Vec<f64> = (0..width).step_by(2).map(|i| theta.powf(-(i as f64) / width as f64)).collect();
 
-    let (inv_freq, amplitude) = match &given {
+    let scaled = match &given {
         Some(given) => scaled(look, given, plain, theta)?,
-        None => (plain, 1.0),
+        None => Scaled { inv_freq: plain, amplitude: 1.0, long: None },
     };
+    let single = |inv_freq: Vec<f64>| inv_freq.into_iter().map(|x| x as f32).collect();
     Ok(Rope {
-        inv_freq: inv_freq.into_iter().map(|x| x as f32).collect(),
+        inv_freq: single(scaled.inv_freq),
         style: keys.style,
-        amplitude: amplitude as f32,
+        amplitude: scaled.amplitude as f32,
+        long: scaled.long.map(|(beyond, inv_freq)| LongRope { beyond, inv_freq: single(inv_freq) }),
     })
+}
+
+/// Frequencies after scaling, the factor of cosine and sine, and the frequencies of inputs beyond a length.
+struct Scaled {
+    inv_freq: Vec<f64>,
+    amplitude: f64,
+    long: Option<(usize, Vec<f64>)>,
 }
 
 /// The object with the parameters of this kind of block.
@@ -53,33 +62,40 @@ fn given(look: &Lookup<'_>, keys: &RopeKeys, windowed: bool) -> Option<Found> {
     if windowed && keys.local.is_some() { None } else { scaling.or(all) }
 }
 
-/// Frequencies after scaling, and the factor of cosine and sine.
-fn scaled(look: &Lookup<'_>, given: &Found, plain: Vec<f64>, theta: f64) -> Result<(Vec<f64>, f64), Error> {
-    let need = |key: &str| {
-        given.inner(key).ok_or_else(|| Error::MissingKey {
-            key: format!("{}.{key}", given.key),
-            description: look.description.name.clone(),
-        })
-    };
+/// Applies the scaling that the parameters ask for.
+fn scaled(look: &Lookup<'_>, given: &Found, plain: Vec<f64>, theta: f64) -> Result<Scaled, Error> {
+    let usual = |inv_freq| Scaled { inv_freq, amplitude: 1.0, long: None };
     let Some(kind) = given.inner("rope_type").or_else(|| given.inner("type")) else {
-        return Ok((plain, 1.0));
+        return Ok(usual(plain));
     };
+    let has_long = given.inner("long_factor").is_some();
     match kind.word()? {
-        "default" => Ok((plain, 1.0)),
+        "default" => Ok(usual(plain)),
         "linear" => {
-            let factor = need("factor")?.above_zero()?;
-            Ok((plain.into_iter().map(|f| f / factor).collect(), 1.0))
+            let factor = need(look, given, "factor")?.above_zero()?;
+            Ok(usual(plain.into_iter().map(|f| f / factor).collect()))
         }
         "llama3" => {
-            let factor = need("factor")?.above_zero()?;
-            let low = need("low_freq_factor")?.above_zero()?;
-            let high = need("high_freq_factor")?.above_zero()?;
+            let factor = need(look, given, "factor")?.above_zero()?;
+            let low = need(look, given, "low_freq_factor")?.above_zero()?;
+            let high = need(look, given, "high_freq_factor")?.above_zero()?;
             let context = original_context(look, given)?;
-            Ok((plain.into_iter().map(|f| llama3(f, factor, low, high, context)).collect(), 1.0))
+            Ok(usual(plain.into_iter().map(|f| llama3(f, factor, low, high, context)).collect()))
         }
+        // Early files of Phi-3 call it by other names.
+        "longrope" | "su" => longrope(look, given, plain),
+        "yarn" if has_long => longrope(look, given, plain),
         "yarn" => yarn(look, given, plain, theta),
-        _ => Err(look.unsupported(&kind, "known are default, linear, llama3 and yarn")),
+        _ => Err(look.unsupported(&kind, "known are default, linear, llama3, longrope and yarn")),
     }
+}
+
+/// A value that the parameters must have.
+fn need(look: &Lookup<'_>, given: &Found, key: &str) -> Result<Found, Error> {
+    given.inner(key).ok_or_else(|| Error::MissingKey {
+        key: format!("{}.{key}", given.key),
+        description: look.description.name.clone(),
+    })
 }
 
 /// The context before it was extended.
@@ -110,7 +126,7 @@ fn llama3(f: f64, factor: f64, low: f64, high: f64, context: f64) -> f64 {
 
 /// YaRN (arXiv:2309.00071): pairs that turn often keep their frequency, those that turn seldom are stretched by
 /// `factor`, with a ramp over the pairs between, and attention is tempered by `0.1 ln(factor) + 1`.
-fn yarn(look: &Lookup<'_>, given: &Found, plain: Vec<f64>, theta: f64) -> Result<(Vec<f64>, f64), Error> {
+fn yarn(look: &Lookup<'_>, given: &Found, plain: Vec<f64>, theta: f64) -> Result<Scaled, Error> {
     let number = |key: &str| given.inner(key).map(|found| found.number()).transpose();
     let context = original_context(look, given)?;
     let factor = match number("factor")? {
@@ -140,7 +156,29 @@ fn yarn(look: &Lookup<'_>, given: &Found, plain: Vec<f64>, theta: f64) -> Result
         let stretched = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
         f / factor * stretched + f * (1.0 - stretched)
     };
-    Ok((plain.into_iter().enumerate().map(blend).collect(), amplitude))
+    Ok(Scaled { inv_freq: plain.into_iter().enumerate().map(blend).collect(), amplitude, long: None })
+}
+
+/// LongRoPE (arXiv:2402.13753): each pair has a divisor for inputs within the original context and one for longer
+/// inputs, and attention is tempered by `sqrt(1 + ln(factor) / ln(context))`.
+fn longrope(look: &Lookup<'_>, given: &Found, plain: Vec<f64>) -> Result<Scaled, Error> {
+    let context = original_context(look, given)?;
+    let divided = |key: &str| -> Result<Vec<f64>, Error> {
+        let divisors = need(look, given, key)?;
+        let list = divisors.one_each(divisors.numbers()?, plain.len(), "rotated pair")?;
+        Ok(plain.iter().zip(list).map(|(f, divisor)| f / divisor).collect())
+    };
+    let factor = match given.inner("factor") {
+        Some(factor) => factor.above_zero()?,
+        None => look.needed(&look.description.keys.context)?.above_zero()? / context,
+    };
+    let amplitude = match given.inner("attention_factor") {
+        Some(amplitude) => amplitude.number()?,
+        None if factor <= 1.0 => 1.0,
+        None => (1.0 + factor.ln() / context.ln()).sqrt(),
+    };
+    let long = Some((context as usize, divided("long_factor")?));
+    Ok(Scaled { inv_freq: divided("short_factor")?, amplitude, long })
 }
 
 #[cfg(test)]

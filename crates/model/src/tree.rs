@@ -166,12 +166,33 @@ impl Heads {
 /// Rotary position embedding of the first `2 * inv_freq.len()` entries of each query and key head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
-    /// Radians a position, for each rotated pair. Scaling rules are already applied.
+    /// Radians a position, for each rotated pair of an input of usual length. Scaling rules are already applied.
     pub inv_freq: Vec<f32>,
     /// Which entries form a pair.
     pub style: RopeStyle,
     /// Multiplies cosine and sine (scaled models use it to temper attention).
     pub amplitude: f32,
+    /// What holds for longer inputs, if that is something else.
+    pub long: Option<LongRope>,
+}
+
+/// Rotary frequencies of inputs beyond a length.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongRope {
+    /// Inputs of more tokens than this turn with these frequencies, from their first token on.
+    pub beyond: usize,
+    /// Radians a position, as many as in [`Rope::inv_freq`].
+    pub inv_freq: Vec<f32>,
+}
+
+impl Rope {
+    /// Radians a position, for each rotated pair of an input of so many tokens.
+    pub fn frequencies(&self, tokens: usize) -> &[f32] {
+        match &self.long {
+            Some(long) if tokens > long.beyond => &long.inv_freq,
+            _ => &self.inv_freq,
+        }
+    }
 }
 
 /// Which entries of a head are rotated together.

@@ -49,6 +49,16 @@ pub enum Error {
         /// Positions in the table.
         positions: usize,
     },
+    /// A cache or batch that holds inputs from both sides of the length at which rotary frequencies change.
+    #[error(
+        "inputs beyond {beyond} tokens have other rotary frequencies: {tokens} tokens cannot share a cache or batch with fewer"
+    )]
+    Mixed {
+        /// Tokens of the longest input.
+        tokens: usize,
+        /// The length at which frequencies change.
+        beyond: usize,
+    },
     /// Activations or logits that are NaN or infinite.
     #[error("`{place}` returns {count} values that are NaN or infinite in window {window}")]
     NonFinite {
@@ -92,6 +102,9 @@ impl Error {
                 Some("the tokenizer does not belong to this model, or tokens were added to it".into())
             }
             Error::Length { positions, .. } => Some(format!("use windows of at most {positions} tokens")),
+            Error::Mixed { beyond, .. } => {
+                Some(format!("run the whole input at once without a cache, or keep to {beyond} tokens"))
+            }
             Error::NonFinite { .. } => {
                 Some("a weight may be damaged; in 16-bit formats a value may have left the range of the type".into())
             }

@@ -91,7 +91,7 @@ impl Forward {
     /// `lengths` says how many tokens of each padded sequence are real.
     ///
     /// # Errors
-    /// If shapes do not fit.
+    /// If shapes do not fit; [`Error::Mixed`].
     pub fn block(
         &self,
         block: &Block<Applied>,
@@ -178,6 +178,14 @@ impl Forward {
     ) -> Result<Tensor> {
         let heads = &attn.heads;
         let first = past.as_ref().map_or(0, |past| past.len());
+        if let Some(long) = heads.rope.as_ref().and_then(|rope| rope.long.as_ref()) {
+            // Keys that were turned for a short input do not fit queries of a long one.
+            let tokens = first + x.dims3()?.1;
+            let shortest = lengths.and_then(|lengths| lengths.iter().min().copied()).unwrap_or(tokens);
+            if tokens > long.beyond && (if first > 0 { first } else { shortest }) <= long.beyond {
+                return Err(Error::Mixed { tokens, beyond: long.beyond });
+            }
+        }
         let turned = |part: &Linear<Applied>, norm: &Option<Norm<Applied>>| -> Result<Tensor> {
             let y = self.linear(part, x)?; // [batch, tokens, heads * qk_dim]
             let y = self.head_norm(norm, y, heads.qk_dim)?;
@@ -225,7 +233,7 @@ impl Forward {
 
     fn rotate(&self, rope: &Rope, x: &Tensor, head: usize, first: usize) -> Result<Tensor> {
         let (_, tokens, width) = x.dims3()?;
-        let turns = self.turns(rope, first + tokens)?;
+        let turns = self.turns(rope, rope.frequencies(first + tokens), first + tokens)?;
         let layout = match rope.style {
             RopeStyle::Half => Layout::Half,
             RopeStyle::Pairs => Layout::Pairs,
@@ -234,9 +242,9 @@ impl Forward {
     }
 
     /// Cosines and sines for at least so many positions, made once for all layers that turn alike.
-    fn turns(&self, rope: &Rope, positions: usize) -> Result<Turns> {
+    fn turns(&self, rope: &Rope, inv_freq: &[f32], positions: usize) -> Result<Turns> {
         let mut known = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let same = |turns: &Turns| turns.inv_freq == rope.inv_freq && turns.amplitude == rope.amplitude;
+        let same = |turns: &Turns| turns.inv_freq == inv_freq && turns.amplitude == rope.amplitude;
         let at = known.iter().position(same);
         if let Some(at) = at {
             if known[at].cos.dims()[0] >= positions {
@@ -245,15 +253,15 @@ impl Forward {
             known.swap_remove(at);
         }
         let rows = positions.next_power_of_two();
-        let pairs = rope.inv_freq.len();
+        let pairs = inv_freq.len();
         // The angle is a single, as in the reference implementations; its cosine is exact to the last bit or so.
-        let angle = |i: usize| f64::from((i / pairs) as f32 * rope.inv_freq[i % pairs]);
+        let angle = |i: usize| f64::from((i / pairs) as f32 * inv_freq[i % pairs]);
         let table = |f: fn(f64) -> f64| -> Result<Tensor> {
             let values: Vec<f32> = (0..rows * pairs).map(|i| f(angle(i)) as f32 * rope.amplitude).collect();
             Ok(Tensor::from_vec(values, (rows, pairs), &self.device)?)
         };
         let turns = Turns {
-            inv_freq: rope.inv_freq.clone(),
+            inv_freq: inv_freq.to_vec(),
             amplitude: rope.amplitude,
             cos: table(f64::cos)?,
             sin: table(f64::sin)?,

@@ -269,6 +269,6 @@ mod tests {
         assert_eq!(passes(&windows, 2, 1000), [0..4]);
         assert_eq!(passes(&windows, 2, 45), [0..2, 2..3, 3..4]);
         assert_eq!(passes(&windows, 2, 0), [0..1, 1..2, 2..3, 3..4]);
-        assert_eq!(passes(&[], 2, 10), []);
+        assert!(passes(&[], 2, 10).is_empty());
     }
 }

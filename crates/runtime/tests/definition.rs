@@ -176,7 +176,7 @@ fn blocks() -> Vec<(&'static str, Block<Weight>)> {
         all.push((name, Block { attn, mlp, parallel }));
     };
     let rope = |style, pairs: usize, amplitude| {
-        Some(Rope { inv_freq: (0..pairs).map(|i| 0.7f32.powi(i as i32)).collect(), style, amplitude })
+        Some(Rope { inv_freq: (0..pairs).map(|i| 0.7f32.powi(i as i32)).collect(), style, amplitude, long: None })
     };
     add("plain", &mut |_, _, _, _| ());
     add("parallel, both ways", &mut |_, attn, _, parallel| {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use brevity_model::{
-    Code, CodeForm, Codebook, Config, Dtype, Expr, Floats, Form, Grid, Group, Leaf, LeafForm, Mask, Rule, Site, Slot,
+    Code, CodeForm, Codebook, Config, Dtype, Expr, Floats, Form, Grid, Group, Leaf, LeafForm, Mask, MaskForm, Rule, Site, Slot,
     Source, View, Weight,
 };
 
@@ -114,34 +114,47 @@ impl NativeFiles {
     }
 }
 
+/// More entries than any real matrix has, few enough to be counted in bytes and bits. A matrix that costs nothing to
+/// store could otherwise claim to be of any size.
+const MOST: usize = 1 << 34;
+
 /// Checks what the rest relies on: that the shapes of an expression fit together and can be counted.
 fn check(record: &Record) -> Result<(), String> {
     fn shape(form: &Form) -> Result<[usize; 2], String> {
-        match form {
-            Expr::Leaf(leaf) => leaf_is_sound(leaf).map(|()| leaf.shape),
+        let shape = match form {
+            Expr::Leaf(leaf) => leaf_is_sound(leaf).map(|()| leaf.shape)?,
             Expr::Sum(ab) => match (shape(&ab[0])?, shape(&ab[1])?) {
-                (a, b) if a == b => Ok(a),
-                (a, b) => Err(format!("a sum of {a:?} and {b:?}")),
+                (a, b) if a == b => a,
+                (a, b) => return Err(format!("a sum of {a:?} and {b:?}")),
             },
             Expr::Product(ab) => match (shape(&ab[0])?, shape(&ab[1])?) {
-                ([rows, k], [l, columns]) if k == l => Ok([rows, columns]),
-                (a, b) => Err(format!("a product of {a:?} and {b:?}")),
+                ([rows, k], [l, columns]) if k == l => [rows, columns],
+                (a, b) => return Err(format!("a product of {a:?} and {b:?}")),
             },
-        }
+        };
+        sized(shape).map(|()| shape)
     }
-    shape(&record.form).map(|_| ()).map_err(|what| format!("`{}`: {what}", record.prefix()))
+    let rows = record.rows.iter().flatten();
+    match rows.into_iter().find(|[start, end]| start > end || *end > MOST) {
+        Some([start, end]) => Err(format!("`{}`: rows {start}..{end}", record.prefix())),
+        None => shape(&record.form).map(|_| ()).map_err(|what| format!("`{}`: {what}", record.prefix())),
+    }
+}
+
+fn sized([rows, columns]: [usize; 2]) -> Result<(), String> {
+    if rows > MOST || columns > MOST || rows.saturating_mul(columns) > MOST {
+        return Err(format!("a matrix of {rows} times {columns}"));
+    }
+    Ok(())
 }
 
 fn leaf_is_sound(leaf: &LeafForm) -> Result<(), String> {
-    // Far above any real matrix, far below what overflows when multiplied by a width.
-    const LIMIT: usize = 1 << 40;
+    sized(leaf.shape)?;
     let [rows, columns] = leaf.shape;
-    if rows.checked_mul(columns).is_none_or(|count| count > LIMIT) || rows > LIMIT || columns > LIMIT {
-        return Err(format!("a matrix of {rows} times {columns}"));
-    }
-    let share = leaf.sparsity();
-    if !(0.0..=1.0).contains(&share) {
-        return Err(format!("a removed share of {share}"));
+    match leaf.mask {
+        None => {}
+        Some(MaskForm::Free(share)) if (0.0..=1.0).contains(&share) => {}
+        Some(mask) => return Err(format!("a mask that cannot be: {mask:?}")),
     }
     let sound = match &leaf.code {
         CodeForm::Float(_) => true,

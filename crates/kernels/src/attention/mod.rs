@@ -11,6 +11,8 @@
 //! running maximum (Milakov and Gimelshein 2018, arXiv:1805.02867). A query that sees no key gives zeros.
 
 mod decode;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod scalar;
 mod tile;
 mod vector;
@@ -159,7 +161,13 @@ pub fn attend(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f32], out
 /// # Shapes
 /// As [`attend`].
 pub fn attend_bf16(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
-    // a processor without bfloat16 products gains nothing from rounding first
+    check(s, t, q.len(), k.len(), v.len(), out.len());
+    #[cfg(target_arch = "x86_64")]
+    if t.queries > FEW && crate::cpu::features().avx512_bf16 && !out.is_empty() {
+        // SAFETY: the processor has AVX-512 BF16 and the shapes are checked above.
+        return unsafe { pairs::attend(s, t, q, k, v, out) };
+    }
+    // reading the cache, or a processor without bfloat16 products, gains nothing from rounding
     attend(s, t, q, k, v, out);
 }
 

@@ -4,7 +4,7 @@
 //! taken lane by lane, and keys and values are read as they lie, one broadcast number at a time. Only the
 //! queries are transposed, once per tile, and the outputs on the way out.
 
-use super::vector::{Plain, Vector, exp2};
+use super::vector::{Plain, Vector};
 use super::{Head, Spec, Tokens, head, pieces, run};
 use crate::buffer::{Shared, scratch};
 use crate::cpu;
@@ -15,44 +15,56 @@ const KEYS: usize = 64;
 /// Vectors of queries.
 const VECTORS: usize = 3;
 /// Where running maxima start: below any score, yet finite, so that differences are never NaN.
-const LOWEST: f32 = -1e30;
+pub(super) const LOWEST: f32 = -1e30;
+/// The score of a key that a query does not see: its weight is zero even before any visible key.
+pub(super) const HIDDEN: f32 = -2e30;
 
 pub(super) fn attend(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
-    let whole = Shared::new(out);
+    let out = Shared::new(out);
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{__m256, __m512};
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        fn wide(piece: &Piece<'_>) {
+        fn wide(piece: &Piece<'_>, room: &mut [f32]) {
             // SAFETY: compiled for AVX-512.
-            unsafe { tile::<__m512, 8, true>(piece) }
+            unsafe { tile::<__m512, 8, true>(piece, room) }
         }
         #[target_feature(enable = "avx2,fma")]
-        fn narrow(piece: &Piece<'_>) {
+        fn narrow(piece: &Piece<'_>, room: &mut [f32]) {
             // SAFETY: compiled for AVX2 and FMA.
-            unsafe { tile::<__m256, 4, true>(piece) }
+            unsafe { tile::<__m256, 4, true>(piece, room) }
         }
         if cpu::features().avx512 {
-            return run(&pieces(s, t, VECTORS * __m512::LANES), |b, h, first| {
-                // SAFETY: the processor has AVX-512.
-                unsafe { wide(&Piece::new(s, t, [q, k, v], whole, b, h, first)) }
-            });
+            // SAFETY: the processor has AVX-512.
+            return each(s, t, [q, k, v], out, __m512::LANES, |p, room| unsafe { wide(p, room) });
         }
         if cpu::features().avx2 {
-            return run(&pieces(s, t, VECTORS * __m256::LANES), |b, h, first| {
-                // SAFETY: the processor has AVX2 and FMA.
-                unsafe { narrow(&Piece::new(s, t, [q, k, v], whole, b, h, first)) }
-            });
+            // SAFETY: the processor has AVX2 and FMA.
+            return each(s, t, [q, k, v], out, __m256::LANES, |p, room| unsafe { narrow(p, room) });
         }
     }
-    plain(s, t, [q, k, v], whole);
+    plain(s, t, [q, k, v], out);
 }
 
 /// The same without any instruction set.
-pub(super) fn plain(s: &Spec<'_>, t: &Tokens<'_>, [q, k, v]: [&[f32]; 3], out: Shared<f32>) {
-    run(&pieces(s, t, VECTORS * Plain::LANES), |b, h, first| {
-        // SAFETY: plain arrays need no instruction set.
-        unsafe { tile::<Plain, 4, false>(&Piece::new(s, t, [q, k, v], out, b, h, first)) }
+pub(super) fn plain(s: &Spec<'_>, t: &Tokens<'_>, rows: [&[f32]; 3], out: Shared<f32>) {
+    // SAFETY: plain arrays need no instruction set.
+    each(s, t, rows, out, Plain::LANES, |p, room| unsafe { tile::<Plain, 4, false>(p, room) });
+}
+
+/// Runs `work` on every piece, with scratch memory for one tile.
+fn each(
+    s: &Spec<'_>,
+    t: &Tokens<'_>,
+    [q, k, v]: [&[f32]; 3],
+    out: Shared<f32>,
+    lanes: usize,
+    work: impl Fn(&Piece<'_>, &mut [f32]) + Sync,
+) {
+    let width = VECTORS * lanes;
+    run(&pieces(s, t, width), |b, h, first| {
+        let piece = Piece { s, t, at: head(s, t, q, k, v, b, h), out, b, h, first };
+        scratch::<f32, _>((s.qk_dim + KEYS + s.v_dim + 3) * width, |room| work(&piece, room));
     });
 }
 
@@ -67,24 +79,10 @@ struct Piece<'a> {
     first: usize,
 }
 
-impl<'a> Piece<'a> {
-    fn new(
-        s: &'a Spec<'a>,
-        t: &'a Tokens<'a>,
-        [q, k, v]: [&'a [f32]; 3],
-        out: Shared<f32>,
-        b: usize,
-        h: usize,
-        first: usize,
-    ) -> Self {
-        Piece { s, t, at: head(s, t, q, k, v, b, h), out, b, h, first }
-    }
-}
-
 /// # Safety
 /// The processor must have the instruction set of `V`.
 #[inline(always)]
-unsafe fn tile<V: Vector, const R: usize, const FMA: bool>(p: &Piece<'_>) {
+unsafe fn tile<V: Vector, const R: usize, const FMA: bool>(p: &Piece<'_>, room: &mut [f32]) {
     let (s, t) = (p.s, p.t);
     let width = VECTORS * V::LANES;
     let count = width.min(t.queries - p.first);
@@ -97,47 +95,45 @@ unsafe fn tile<V: Vector, const R: usize, const FMA: bool>(p: &Piece<'_>) {
             (start, end) = (start.min(a), end.max(b));
         }
     }
-    scratch::<f32, _>((s.qk_dim + KEYS + s.v_dim + 3) * width, |room| {
-        let (queries, room) = room.split_at_mut(s.qk_dim * width);
-        let (scores, room) = room.split_at_mut(KEYS * width);
-        let (sums, room) = room.split_at_mut(s.v_dim * width);
-        let (max, room) = room.split_at_mut(width);
-        let (total, fade) = room.split_at_mut(width);
-        let factor = s.softcap.map_or(s.scale * std::f32::consts::LOG2_E, |c| s.scale / c);
-        transpose_queries(p, factor, count, width, queries);
-        sums.fill(0.0);
-        max.fill(LOWEST);
-        total.fill(0.0);
-        let mut j = start;
-        while j < end {
-            let keys = KEYS.min(end - j);
-            // SAFETY: the caller has the instruction set; keys `j..j + keys` exist, and the scratch slices
-            // have the sizes the functions ask for.
-            unsafe { multiply_keys::<V, R>(&p.at, s.qk_dim, j, keys, queries, scores) };
-            let scores = &mut scores[..keys * width];
-            if let Some(cap) = s.softcap {
-                for x in scores.iter_mut() {
-                    *x = math::tanh::<FMA>(*x) * (cap * std::f32::consts::LOG2_E);
-                }
-            }
-            hide(scores, width, j as u32, &from[..width], &to[..width]);
-            // SAFETY: as above.
-            unsafe {
-                weigh::<V>(scores, keys, max, total, fade);
-                add_values::<V, R>(&p.at, s.v_dim, j, keys, scores, fade, sums);
-            }
-            j += keys;
-        }
-        let row = s.out_width();
-        for i in 0..count {
-            // SAFETY: this piece alone writes these queries of this head; the output outlives the call.
-            let out = unsafe { p.out.part((p.b * t.queries + p.first + i) * row + p.h * s.v_dim, s.v_dim) };
-            let scale = if total[i] == 0.0 { 0.0 } else { 1.0 / total[i] };
-            for (d, o) in out.iter_mut().enumerate() {
-                *o = sums[d * width + i] * scale;
+    let (queries, room) = room.split_at_mut(s.qk_dim * width);
+    let (scores, room) = room.split_at_mut(KEYS * width);
+    let (sums, room) = room.split_at_mut(s.v_dim * width);
+    let (max, room) = room.split_at_mut(width);
+    let (total, fade) = room.split_at_mut(width);
+    let factor = s.softcap.map_or(s.scale * std::f32::consts::LOG2_E, |c| s.scale / c);
+    transpose_queries(p, factor, count, width, queries);
+    sums.fill(0.0);
+    max.fill(LOWEST);
+    total.fill(0.0);
+    let mut j = start;
+    while j < end {
+        let keys = KEYS.min(end - j);
+        // SAFETY: the caller has the instruction set; keys `j..j + keys` exist, and the scratch slices
+        // have the sizes the functions ask for.
+        unsafe { multiply_keys::<V, R>(&p.at, s.qk_dim, j, keys, queries, scores) };
+        let scores = &mut scores[..keys * width];
+        if let Some(cap) = s.softcap {
+            for x in scores.iter_mut() {
+                *x = math::tanh::<FMA>(*x) * (cap * std::f32::consts::LOG2_E);
             }
         }
-    });
+        hide(scores, width, j as u32, &from[..width], &to[..width]);
+        // SAFETY: as above.
+        unsafe {
+            weigh::<V>(scores, keys, max, total, fade);
+            add_values::<V, R>(&p.at, s.v_dim, j, keys, scores, fade, sums);
+        }
+        j += keys;
+    }
+    let row = s.out_width();
+    for i in 0..count {
+        // SAFETY: this piece alone writes these queries of this head; the output outlives the call.
+        let out = unsafe { p.out.part((p.b * t.queries + p.first + i) * row + p.h * s.v_dim, s.v_dim) };
+        let scale = if total[i] == 0.0 { 0.0 } else { 1.0 / total[i] };
+        for (d, o) in out.iter_mut().enumerate() {
+            *o = sums[d * width + i] * scale;
+        }
+    }
 }
 
 /// `queries[d][i] = factor * q[i][d]`, zero beyond the last query.
@@ -154,16 +150,16 @@ fn transpose_queries(p: &Piece<'_>, factor: f32, count: usize, width: usize, que
     }
 }
 
-/// Sets the scores of keys a query does not see to minus infinity.
+/// Hides the keys a query does not see.
 #[inline(always)]
-fn hide(scores: &mut [f32], width: usize, first: u32, from: &[u32], to: &[u32]) {
+pub(super) fn hide(scores: &mut [f32], width: usize, first: u32, from: &[u32], to: &[u32]) {
     let last = first + (scores.len() / width) as u32;
     if from.iter().all(|f| *f <= first) && to.iter().all(|t| *t >= last) {
         return;
     }
     for (row, j) in scores.chunks_exact_mut(width).zip(first..) {
         for ((x, from), to) in row.iter_mut().zip(from).zip(to) {
-            *x = if j >= *from && j < *to { *x } else { f32::NEG_INFINITY };
+            *x = if j >= *from && j < *to { *x } else { HIDDEN };
         }
     }
 }
@@ -189,12 +185,15 @@ unsafe fn multiply_keys<V: Vector, const R: usize>(
     while j < keys {
         // SAFETY: bounds asserted above; rows beyond the last key repeat it.
         unsafe {
-            let rows: [*const f32; R] =
-                std::array::from_fn(|r| at.k.as_ptr().add((first + (j + r).min(keys - 1)) * at.k_stride));
+            // no closures around vectors: a closure is not compiled for the caller's instruction set
+            let mut rows = [at.k.as_ptr(); R];
+            for (r, row) in rows.iter_mut().enumerate() {
+                *row = row.add((first + (j + r).min(keys - 1)) * at.k_stride);
+            }
             let mut sums = [[V::splat(0.0); VECTORS]; R];
             for d in 0..dim {
                 let q = queries.as_ptr().add(d * width);
-                let q: [V; VECTORS] = std::array::from_fn(|v| V::load(q.add(v * V::LANES)));
+                let q = [V::load(q), V::load(q.add(V::LANES)), V::load(q.add(2 * V::LANES))];
                 for r in 0..R {
                     let k = V::splat(*rows[r].add(d));
                     for v in 0..VECTORS {
@@ -229,11 +228,11 @@ unsafe fn weigh<V: Vector>(scores: &mut [f32], keys: usize, max: &mut [f32], tot
             for j in 0..keys {
                 highest = highest.max(V::load(scores.as_ptr().add(j * width + at)));
             }
-            let shrink = exp2(before.sub(highest));
+            let shrink = before.sub(highest).exp2();
             let mut sum = V::load(total.as_ptr().add(at)).mul(shrink);
             for j in 0..keys {
                 let x = scores.as_mut_ptr().add(j * width + at);
-                let weight = exp2(V::load(x).sub(highest));
+                let weight = V::load(x).sub(highest).exp2();
                 weight.store(x);
                 sum = sum.add(weight);
             }
@@ -298,7 +297,7 @@ unsafe fn add_rows<V: Vector, const R: usize>(
         let mut value = at.v.as_ptr().add(first * at.v_stride + d);
         let mut weight = weights.as_ptr();
         for _ in 0..keys {
-            let w: [V; VECTORS] = std::array::from_fn(|v| V::load(weight.add(v * V::LANES)));
+            let w = [V::load(weight), V::load(weight.add(V::LANES)), V::load(weight.add(2 * V::LANES))];
             for r in 0..R {
                 let x = V::splat(*value.add(r));
                 for v in 0..VECTORS {

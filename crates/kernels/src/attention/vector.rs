@@ -27,13 +27,13 @@ pub(super) trait Vector: Copy {
     unsafe fn mul(self, b: Self) -> Self;
     /// The larger, lane by lane; NaN in `self` is lost.
     unsafe fn max(self, b: Self) -> Self;
-    /// `2^n` for lanes holding `n + 1.5 * 2^23`, `n` from -127 to 127; -127 gives zero.
-    unsafe fn pow2(magic: Self) -> Self;
+    /// `2^x` for `x <= 0` or NaN, within 2 ulp; fades to zero below -126.
+    unsafe fn exp2(self) -> Self;
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Vector;
+    use super::{ROUND, Vector, polynomial};
     use std::arch::x86_64::*;
 
     impl Vector for __m512 {
@@ -79,11 +79,12 @@ mod x86 {
             unsafe { _mm512_max_ps(self, b) }
         }
         #[inline(always)]
-        unsafe fn pow2(magic: Self) -> Self {
+        unsafe fn exp2(self) -> Self {
             // SAFETY: as above.
             unsafe {
-                let n = _mm512_add_epi32(_mm512_castps_si512(magic), _mm512_set1_epi32(127));
-                _mm512_castsi512_ps(_mm512_slli_epi32::<23>(n))
+                // the fraction of minus infinity is zero here, so its weight is zero and not NaN
+                let fraction = _mm512_reduce_ps::<0>(self);
+                _mm512_scalef_ps(polynomial(fraction), _mm512_roundscale_ps::<0>(self))
             }
         }
     }
@@ -131,11 +132,15 @@ mod x86 {
             unsafe { _mm256_max_ps(self, b) }
         }
         #[inline(always)]
-        unsafe fn pow2(magic: Self) -> Self {
+        unsafe fn exp2(self) -> Self {
             // SAFETY: as above.
             unsafe {
+                // `max` keeps its second operand if that is NaN
+                let x = Self::splat(-127.0).max(self);
+                let magic = x.add(Self::splat(ROUND));
                 let n = _mm256_add_epi32(_mm256_castps_si256(magic), _mm256_set1_epi32(127));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
+                let scale = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n));
+                polynomial(x.sub(magic.sub(Self::splat(ROUND)))).mul(scale)
             }
         }
     }
@@ -182,31 +187,33 @@ impl Vector for Plain {
         Plain(std::array::from_fn(|i| if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] }))
     }
     #[inline(always)]
-    unsafe fn pow2(magic: Self) -> Self {
-        Plain(magic.0.map(|m| f32::from_bits(m.to_bits().wrapping_add(127) << 23)))
+    unsafe fn exp2(self) -> Self {
+        // SAFETY: plain arrays need no instruction set.
+        unsafe {
+            let x = Self::splat(-127.0).max(self);
+            let magic = x.add(Self::splat(ROUND));
+            let scale = Plain(magic.0.map(|m| f32::from_bits(m.to_bits().wrapping_add(127) << 23)));
+            polynomial(x.sub(magic.sub(Self::splat(ROUND)))).mul(scale)
+        }
     }
 }
 
-/// `2^x` for `x <= 0`, within 2 ulp; below -126 it fades to zero.
+/// Adding and subtracting this rounds to an integer.
+const ROUND: f32 = 12_582_912.0;
+
+/// `2^f` for `f` between -1/2 and 1/2.
 ///
 /// # Safety
 /// As for [`Vector`].
 #[inline(always)]
-pub(super) unsafe fn exp2<V: Vector>(x: V) -> V {
+unsafe fn polynomial<V: Vector>(f: V) -> V {
     // SAFETY: passed on to the caller.
     unsafe {
-        let magic = V::splat(12_582_912.0);
-        // a NaN score must not become a weight of zero: `max` keeps its second operand if the first is NaN
-        let x = V::splat(-127.0).max(x);
-        let n = x.add(magic);
-        let f = x.sub(n.sub(magic));
-        let p = V::splat(0.001_339_998_4);
-        let p = V::splat(0.000_153_456_6).mul_add(f, p);
+        let p = V::splat(0.000_153_456_6).mul_add(f, V::splat(0.001_339_998_4));
         let p = p.mul_add(f, V::splat(0.009_618_49));
         let p = p.mul_add(f, V::splat(0.055_503_286));
         let p = p.mul_add(f, V::splat(0.240_226_47));
         let p = p.mul_add(f, V::splat(0.693_147_2));
-        let p = p.mul_add(f, V::splat(1.0));
-        p.mul(V::pow2(n))
+        p.mul_add(f, V::splat(1.0))
     }
 }

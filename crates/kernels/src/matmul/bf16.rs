@@ -78,6 +78,11 @@ impl PackedBf16 {
         self.inputs.div_ceil(2)
     }
 
+    /// The packed pairs, `[panels, pairs, PANEL]`.
+    pub(crate) fn words(&self) -> &[u32] {
+        &self.words
+    }
+
     /// The rows of panel `p` in single precision.
     fn widen(&self, p: usize, out: &mut [f32]) {
         let panel = &self.words[p * self.pairs() * PANEL..][..self.pairs() * PANEL];
@@ -142,6 +147,11 @@ pub fn linear_bf16(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, 
     assert_eq!(x.len(), m * w.inputs, "the input has its shape");
     assert_eq!(y.len(), m * w.outputs, "the result has its shape");
     assert!(bias.is_none_or(|b| b.len() == w.outputs), "one bias per output");
+    #[cfg(target_arch = "x86_64")]
+    if crate::cpu::features().avx512_bf16 {
+        // SAFETY: the processor has AVX-512 BF16 and the shapes are checked above.
+        return unsafe { super::dot::linear(m, x, w, bias, y) };
+    }
     match y {
         RowsMut::F32(y) => widened(m, x, w, bias, y),
         RowsMut::Bf16(out) => scratch::<f32, _>(out.len(), |y| {

@@ -16,15 +16,24 @@ fn product(d: Dims, a: &[f32], sa: Strides, b: &[f32], sb: Strides, c: &mut [f32
     assert_eq!(a.len(), d.m * d.k, "the left operand has its shape");
     assert_eq!(b.len(), d.k * d.n, "the right operand has its shape");
     assert_eq!(c.len(), d.m * d.n, "the result has its shape");
-    if c.is_empty() {
+    strided(d, a, sa, b, sb, c, d.n, keep);
+}
+
+/// Like [`product`], with rows of `c` that lie `stride` apart; `b` may have more columns than `d.n`.
+#[allow(clippy::too_many_arguments)]
+fn strided(d: Dims, a: &[f32], sa: Strides, b: &[f32], sb: Strides, c: &mut [f32], stride: usize, keep: bool) {
+    if d.m * d.n == 0 {
         return;
     }
     if d.k == 0 {
         if !keep {
-            c.fill(0.0);
+            c.chunks_mut(stride).for_each(|row| row[..d.n].fill(0.0));
         }
         return;
     }
+    let last = |rows: usize, cols: usize, s: Strides| (rows - 1) * s.row + (cols - 1) * s.col;
+    assert!(last(d.m, d.k, sa) < a.len() && last(d.k, d.n, sb) < b.len());
+    assert!(d.n <= stride && last(d.m, d.n, Strides { row: stride, col: 1 }) < c.len());
     // SAFETY: the assertions above tie every pointer, stride and size to its slice; `c` is borrowed mutably,
     // so it overlaps neither operand.
     unsafe {
@@ -34,7 +43,7 @@ fn product(d: Dims, a: &[f32], sa: Strides, b: &[f32], sb: Strides, c: &mut [f32
             d.k,
             c.as_mut_ptr(),
             1,
-            d.n as isize,
+            stride as isize,
             keep,
             a.as_ptr(),
             sa.col as isize,
@@ -72,6 +81,28 @@ pub fn linear_f32(d: Dims, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [
     }
     let (rows, transposed) = (Strides { row: d.k, col: 1 }, Strides { row: 1, col: d.k });
     product(d, x, rows, w, transposed, y, bias.is_some());
+}
+
+/// The columns `at` of `y = x w + bias`: `w` is `[k, width]`, of which the first columns are meant, and rows of
+/// `y` are `stride` long.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn columns(
+    m: usize,
+    k: usize,
+    x: &[f32],
+    w: &[f32],
+    width: usize,
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    stride: usize,
+    at: std::ops::Range<usize>,
+) {
+    if let Some(bias) = bias {
+        y.par_chunks_exact_mut(stride).with_min_len(16).for_each(|y| y[at.clone()].copy_from_slice(bias));
+    }
+    let d = Dims { m, k, n: at.len() };
+    let (rows, columns) = (Strides { row: k, col: 1 }, Strides { row: width, col: 1 });
+    strided(d, x, rows, w, columns, &mut y[at.start..], stride, bias.is_some());
 }
 
 /// `c = a b` with `a` `[m, k]`, `b` `[k, n]`.

@@ -2,6 +2,7 @@
 
 use super::{Compute, fast, output, with_optional, with_slice};
 use crate::matmul::{Dims, PackedBf16, Rows, RowsMut, linear_bf16, linear_f32};
+use crate::packed::{PackedGrid, Panel};
 use candle_core::{DType, Device, Result, Tensor};
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ pub enum Prepared {
     F32(Tensor),
     /// Packed bfloat16.
     Bf16(Arc<PackedBf16>),
+    /// Packed codes of a grid; the precision is that of products with more than a few rows.
+    Grid(Arc<PackedGrid>, Compute),
 }
 
 impl Prepared {
@@ -39,6 +42,7 @@ impl Prepared {
         match self {
             Prepared::F32(w) => [w.dims().first().copied().unwrap_or(0), w.dims().get(1).copied().unwrap_or(0)],
             Prepared::Bf16(w) => [w.outputs(), w.inputs()],
+            Prepared::Grid(w, _) => [w.outputs(), w.inputs()],
         }
     }
 
@@ -47,6 +51,7 @@ impl Prepared {
         match self {
             Prepared::F32(w) => w.elem_count() * w.dtype().size_in_bytes(),
             Prepared::Bf16(w) => w.size_bytes(),
+            Prepared::Grid(w, _) => w.size_bytes(),
         }
     }
 
@@ -59,6 +64,7 @@ impl Prepared {
         match self {
             Prepared::F32(w) => w.to_device(device),
             Prepared::Bf16(w) => Tensor::from_vec(w.to_f32(), (outputs, inputs), device),
+            Prepared::Grid(w, _) => Tensor::from_vec(w.to_f32(), (outputs, inputs), device),
         }
     }
 }
@@ -98,6 +104,13 @@ pub fn linear(x: &Tensor, w: &Prepared, bias: Option<&Tensor>) -> Result<Tensor>
                 with_slice(w, |w| output(&shape, |y| linear_f32(Dims { m, k: inputs, n: outputs }, x, w, bias, y)))?
             }
             Prepared::Bf16(w) => output(&shape, |y| linear_bf16(m, Rows::F32(x), w, bias, RowsMut::F32(y))),
+            Prepared::Grid(w, compute) => {
+                let panel = match compute {
+                    Compute::F32 => Panel::F32,
+                    Compute::Bf16 => Panel::Bf16,
+                };
+                output(&shape, |y| w.linear(m, x, bias, y, panel))
+            }
         })?
     })?
 }

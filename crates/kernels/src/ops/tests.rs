@@ -3,6 +3,7 @@ use crate::activation::Act;
 use crate::attention::{Reach, Spec};
 use crate::rope::Layout;
 use candle_core::Var;
+use std::sync::Arc;
 
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_add(99);
@@ -90,6 +91,36 @@ fn packed_weights_pass_gradients_to_their_inputs() {
     let grad = slow.sum_all().unwrap().backward().unwrap().get(&var).unwrap().clone();
     let want = w.sum_keepdim(0).unwrap().broadcast_as((3, 8)).unwrap().contiguous().unwrap();
     close(&grad, &want, 1e-5);
+}
+
+#[test]
+fn grid_weights_multiply_like_the_dense_tensor_they_stand_for() {
+    use crate::grid::{Group, Range, ScaleType, Spec as Grid, encode, fit};
+    use crate::packed::PackedGrid;
+    let grid = Grid {
+        bits: 4,
+        group: Group::Size(16),
+        symmetric: false,
+        range: Range::MinMax,
+        scale: ScaleType::F32,
+        ragged: false,
+    };
+    let (w, shape) = (numbers(6 * 32, 1), [6, 32]);
+    let scales = fit(&grid, &w, shape, None).unwrap();
+    let mut codes = vec![0; w.len()];
+    encode(&grid, &scales, &w, shape, None, &mut codes).unwrap();
+    let packed = Arc::new(PackedGrid::new(&grid, &scales, &codes, shape).unwrap());
+    for (compute, bound) in [(Compute::F32, 1e-5), (Compute::Bf16, 0.1)] {
+        let w = Prepared::Grid(packed.clone(), compute);
+        assert_eq!(w.shape(), shape);
+        for rows in [3, 20] {
+            let (x, bias) = (tensor(&[rows, 32], 2), tensor(&[6], 3));
+            let var = Var::from_tensor(&x).unwrap();
+            let slow = linear(&var, &w, Some(&bias)).unwrap();
+            assert!(slow.track_op());
+            close(&linear(&x, &w, Some(&bias)).unwrap(), &slow, bound);
+        }
+    }
 }
 
 #[test]

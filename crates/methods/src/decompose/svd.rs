@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use brevity_kernels::linalg::{self, svd_f32, svd_f64};
-use brevity_model::{Code, CodeForm, Dtype, Expr, Floats, Form, LeafForm, Linear, Site, Weight};
+use brevity_model::{Code, CodeForm, Dtype, Floats, Form, Linear, Site, Weight};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use brevity_kernels::grid::{self, Range, ScaleType, Scales, Spec};
-use brevity_model::{Code, CodeForm, Dtype, Floats, Form, Grid, Group, Leaf, LeafForm, Linear, Mask, Site, Weight};
+use brevity_model::{Code, CodeForm, Dtype, Form, Grid, Group, Leaf, LeafForm, Linear, Mask, Site, Weight};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

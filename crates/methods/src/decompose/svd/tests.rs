@@ -1,4 +1,4 @@
-use brevity_model::{Leaf, Mask};
+use brevity_model::{Expr, Leaf, Mask};
 use serde_json::json;
 
 use super::*;

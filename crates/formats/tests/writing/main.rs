@@ -1,0 +1,11 @@
+//! Writing checkpoints and reading them back.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod architectures;
+mod battery;
+mod malformed;
+mod models;
+mod output;
+mod vectors;
