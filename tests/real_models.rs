@@ -18,7 +18,8 @@ fn data() -> Option<PathBuf> {
 }
 
 fn made_model(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("BREVITY_MODELS").map(|folder| PathBuf::from(folder).join(name)).filter(|f| f.is_dir());
+    let folder =
+        std::env::var_os("BREVITY_MODELS").map(|folder| PathBuf::from(folder).join(name)).filter(|f| f.is_dir());
     if folder.is_none() {
         eprintln!("skipped: `{name}` is not in $BREVITY_MODELS");
     }

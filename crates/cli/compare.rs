@@ -1,7 +1,7 @@
 //! `brevity compare`: two models side by side.
 
 use brevity::Checkpoint;
-use brevity::eval::{Measure, Options, PairMeasure, Score, Size, MEASURES, Make, compare, peak_rss_bytes};
+use brevity::eval::{MEASURES, Make, Measure, Options, PairMeasure, Score, Size, compare, peak_rss_bytes};
 use serde_json::{Value, json};
 
 use crate::args::{Compare, Machine, Windows as Cut};

@@ -21,7 +21,8 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
         recipe.set(assignment)?;
     }
     let checkpoint = crate::open(&args.model, args.loose)?;
-    let text = args.text.as_deref().or(brevity::is_embedded(&args.model).then_some("heldout")).filter(|text| *text != "none");
+    let text =
+        args.text.as_deref().or(brevity::is_embedded(&args.model).then_some("heldout")).filter(|text| *text != "none");
     if let Some(text) = text {
         // Whatever is wrong with the text is better known now than after the work.
         crate::eval::windows(&brevity::text(text)?, &checkpoint, &args.windows)?;
@@ -57,11 +58,7 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
     }
     match comparison {
         Some(found) => print::line(&format!("\n{}", found.table())),
-        None => print::line(&format!(
-            "\nwhat it cost: brevity compare {} {} --text FILE",
-            args.model,
-            out.display()
-        )),
+        None => print::line(&format!("\nwhat it cost: brevity compare {} {} --text FILE", args.model, out.display())),
     }
 }
 
@@ -142,7 +139,11 @@ pub fn show(plan: &Plan, as_json: bool) -> anyhow::Result<()> {
         size.size_bytes_after,
         size.bits_per_weight
     ))?;
-    print::line(&format!("peak memory   {} at most, with {} threads", units::bytes(plan.peak_memory_bytes), plan.threads))?;
+    print::line(&format!(
+        "peak memory   {} at most, with {} threads",
+        units::bytes(plan.peak_memory_bytes),
+        plan.threads
+    ))?;
     let free = plan.disk.1.map_or(String::new(), |free| format!(", {} free", units::bytes(free)));
     print::line(&format!("disk          {}{free}", units::bytes(plan.disk.0)))?;
     print::line(&format!("format        {}, opened by {}", plan.format.name(), plan.consumers()))?;
@@ -222,7 +223,12 @@ fn summary(plan: &Plan, report: &Report, out: &Path) -> String {
             worst.site
         ));
     }
-    lines.push(format!("written to {} as {}, read back and checked; opened by {}", out.display(), report.format, plan.consumers()));
+    lines.push(format!(
+        "written to {} as {}, read back and checked; opened by {}",
+        out.display(),
+        report.format,
+        plan.consumers()
+    ));
     lines.join("\n")
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use brevity::Checkpoint;
 use brevity::eval::{
-    Entry, Evaluation, FromReference, MEASURES, Make, Measure, Options, Outcome, PairMeasure, Protocol, Recorder, Score, Size,
-    TOP, Text, Windows, compare, evaluate, measures,
+    Entry, Evaluation, FromReference, MEASURES, Make, Measure, Options, Outcome, PairMeasure, Protocol, Recorder,
+    Score, Size, TOP, Text, Windows, compare, evaluate, measures,
 };
 use serde_json::json;
 

@@ -46,6 +46,9 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     first!(OpenError, formats::Error, engine::Error, methods::Error, eval::Error, runtime::Error, model::Error);
     first!(crate::machine::TooSmall);
+    if let Some(bad) = error.downcast_ref::<engine::BadRecipe>() {
+        return bad.hint.clone();
+    }
     error.downcast_ref::<Usage>().and_then(|usage| usage.hint.clone())
 }
 

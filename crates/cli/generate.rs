@@ -20,10 +20,13 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
     }
     let checkpoint = crate::open(&args.model, false)?;
     let tokenizer = checkpoint.tokenizer()?;
-    let encode = |text: &str| tokenizer.encode(text, true).map_err(|e| anyhow::anyhow!("cannot tokenize the prompt: {e}"));
+    let encode =
+        |text: &str| tokenizer.encode(text, true).map_err(|e| anyhow::anyhow!("cannot tokenize the prompt: {e}"));
     let prompt = encode(&args.prompt)?.get_ids().to_vec();
     if prompt.is_empty() {
-        return Err(Usage { what: "the prompt is empty".into(), hint: Some("give some text to continue".into()) }.into());
+        return Err(
+            Usage { what: "the prompt is empty".into(), hint: Some("give some text to continue".into()) }.into()
+        );
     }
     let model = Resident::load(&checkpoint, machine::compute(&args.machine, &checkpoint))?;
     let sampling = Sampling {
@@ -32,7 +35,8 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
         seed: args.seed,
         stop: end_tokens(&checkpoint),
     };
-    let decode = |ids: &[u32]| tokenizer.decode(ids, true).map_err(|e| anyhow::anyhow!("cannot decode what was generated: {e}"));
+    let decode =
+        |ids: &[u32]| tokenizer.decode(ids, true).map_err(|e| anyhow::anyhow!("cannot decode what was generated: {e}"));
 
     // Text is printed as far as it is known: a token may hold only the first bytes of a letter.
     let (mut all, mut printed) = (prompt.clone(), decode(&prompt)?.len());

@@ -70,10 +70,14 @@ pub fn budget(machine: &Machine, models: &[&Checkpoint], window: usize) -> anyho
 fn largest_stage(checkpoint: &Checkpoint) -> u64 {
     let model = checkpoint.model();
     let bytes = |stage: &Stage<_>| -> u64 {
-        stage.weights().iter().map(|(_, _, source): &(_, _, &brevity::model::Source)| {
-            let [rows, columns] = source.form.shape();
-            source.form.bits() / 8 + 4 * (rows * columns) as u64
-        }).sum()
+        stage
+            .weights()
+            .iter()
+            .map(|(_, _, source): &(_, _, &brevity::model::Source)| {
+                let [rows, columns] = source.form.shape();
+                source.form.bits() / 8 + 4 * (rows * columns) as u64
+            })
+            .sum()
     };
     let runnable = model.stages.iter().filter(|stage| !matches!(stage, Stage::Loose(_)));
     runnable.map(bytes).max().unwrap_or(0)

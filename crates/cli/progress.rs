@@ -45,7 +45,13 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         bar.set_style(ProgressStyle::with_template(style).expect("the template is well-formed"));
         bar.set_message(what);
-        Progress { what, bar, started: Instant::now(), spoken: Instant::now(), terminal: std::io::stderr().is_terminal() }
+        Progress {
+            what,
+            bar,
+            started: Instant::now(),
+            spoken: Instant::now(),
+            terminal: std::io::stderr().is_terminal(),
+        }
     }
 
     /// `done` of `total` steps are done.

@@ -75,7 +75,8 @@ fn methods(as_json: bool) -> anyhow::Result<()> {
     for (n, entry) in METHODS.iter().enumerate() {
         let blank = if n > 0 { "\n" } else { "" };
         print::line(&format!("{blank}{}\n  {}\n", entry.name, entry.about))?;
-        let rows = entry.settings.iter().map(|s| vec![format!("  {}", s.name), s.default.to_owned(), s.about.to_owned()]);
+        let rows =
+            entry.settings.iter().map(|s| vec![format!("  {}", s.name), s.default.to_owned(), s.about.to_owned()]);
         print::line(&table::table(&["  setting", "default", ""], &[], rows))?;
     }
     Ok(())

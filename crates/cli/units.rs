@@ -58,7 +58,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        for (text, value) in [("8GiB", 8 << 30), ("700MB", 700_000_000), ("1.5g", 3 << 29), ("12", 12), ("64 KiB", 65536)] {
+        for (text, value) in
+            [("8GiB", 8 << 30), ("700MB", 700_000_000), ("1.5g", 3 << 29), ("12", 12), ("64 KiB", 65536)]
+        {
             assert_eq!(parse_bytes(text), Ok(value), "{text}");
         }
         for text in ["", "GiB", "12 parsecs", "-3MB", "1e400GiB"] {
@@ -70,6 +72,9 @@ mod tests {
     fn numbers_are_written_in_fitting_units() {
         assert_eq!((bytes(1023), bytes(271 << 20)), ("1023 B".into(), "271.0 MiB".into()));
         assert_eq!((count(999), count(134_500_000)), ("999".into(), "134.5 M".into()));
-        assert_eq!((seconds(4.21), seconds(192.0), seconds(7500.0)), ("4.2 s".into(), "3 min 12 s".into(), "2 h 5 min".into()));
+        assert_eq!(
+            (seconds(4.21), seconds(192.0), seconds(7500.0)),
+            ("4.2 s".into(), "3 min 12 s".into(), "2 h 5 min".into())
+        );
     }
 }

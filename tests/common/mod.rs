@@ -30,7 +30,8 @@ impl Toy {
         let Toy { blocks, hidden, ffn, vocabulary } = self;
         let mut shapes = vec![("model.embed_tokens.weight".to_owned(), vec![vocabulary, hidden])];
         for n in 0..blocks {
-            let mut add = |name: &str, shape: &[usize]| shapes.push((format!("model.layers.{n}.{name}.weight"), shape.to_vec()));
+            let mut add =
+                |name: &str, shape: &[usize]| shapes.push((format!("model.layers.{n}.{name}.weight"), shape.to_vec()));
             add("input_layernorm", &[hidden]);
             add("self_attn.q_proj", &[hidden, hidden]);
             add("self_attn.k_proj", &[hidden / 2, hidden]);
@@ -71,9 +72,9 @@ impl Toy {
                 (name.clone(), shape.clone(), bytes)
             })
             .collect();
-        let views = bytes.iter().map(|(name, shape, bytes)| {
-            (name.as_str(), TensorView::new(Dtype::BF16, shape.clone(), bytes).unwrap())
-        });
+        let views = bytes
+            .iter()
+            .map(|(name, shape, bytes)| (name.as_str(), TensorView::new(Dtype::BF16, shape.clone(), bytes).unwrap()));
         let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
         safetensors::serialize_to_file(views, metadata, &dir.join("model.safetensors")).unwrap();
         std::fs::write(dir.join("config.json"), serde_json::to_string_pretty(&self.config()).unwrap()).unwrap();

@@ -46,7 +46,9 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let prompt = "a poodle is a kind of";
     let ids = tokenizer.encode(prompt, true)?.get_ids().to_vec();
     for (name, resident) in [("before", &before), ("after", &after)] {
-        let more = generate(resident, &ids, &Sampling { max_tokens: 12, ..Sampling::default() }, &mut |_| ControlFlow::Continue(()))?;
+        let more = generate(resident, &ids, &Sampling { max_tokens: 12, ..Sampling::default() }, &mut |_| {
+            ControlFlow::Continue(())
+        })?;
         println!("{name}: {prompt}{}", tokenizer.decode(&more, true)?);
     }
     println!("({site} is stored in 3 bits in the second model)");

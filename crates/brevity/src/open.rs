@@ -26,7 +26,8 @@ impl OpenError {
         match self {
             OpenError::Formats(error) => error.hint(),
             OpenError::NotFound { .. } => Some(
-                "give a directory in Hugging Face layout, a `.gguf` file, a hub id `owner/name[@revision]`, or `tiny`".into(),
+                "give a directory in Hugging Face layout, a `.gguf` file, a hub id `owner/name[@revision]`, or `tiny`"
+                    .into(),
             ),
         }
     }
@@ -72,7 +73,9 @@ pub fn text(spec: &str) -> Result<Text, brevity_eval::Error> {
 fn is_hub_id(name: &str) -> bool {
     let (id, _) = name.split_once('@').unwrap_or((name, ""));
     let part = |part: &str| {
-        !part.is_empty() && !part.starts_with('.') && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     matches!(id.split_once('/'), Some((owner, rest)) if part(owner) && part(rest))
 }

@@ -67,7 +67,8 @@ fn readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
 /// Lines of the source's card that are kept: licence, languages, what it is for.
 pub(crate) fn kept_lines(folder: &Folder) -> Map<String, Value> {
     let Ok(text) = folder.read_text(CARD) else { return Map::new() };
-    let Some(front) = text.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---").map(|(front, _)| front)) else {
+    let Some(front) = text.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---").map(|(front, _)| front))
+    else {
         return Map::new();
     };
     let Ok(Value::Object(front)) = serde_saphyr::from_str::<Value>(front) else { return Map::new() };
@@ -160,7 +161,8 @@ fn layers(sites: &[SiteReport]) -> String {
         let weights = |site: &SiteReport| (site.shape[0] * site.shape[1]) as f64;
         let all: f64 = group.iter().map(|site| weights(site)).sum::<f64>().max(1.0);
         let mean = |f: &dyn Fn(&SiteReport) -> f64| group.iter().map(|site| f(site) * weights(site)).sum::<f64>() / all;
-        let worst = group.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error)).expect("no group is empty");
+        let worst =
+            group.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error)).expect("no group is empty");
         table += &format!(
             "| {} | {} | {} | {:.3} | {:.1} % | {:.4} ({:.4} at `{}`) |\n",
             key.0,
@@ -278,7 +280,11 @@ mod tests {
     #[test]
     fn licence_and_language_of_the_source_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(CARD), "---\nlicense: apache-2.0\nlanguage: [en, de]\nmodel-index: x\n---\n# M\n").unwrap();
+        std::fs::write(
+            dir.path().join(CARD),
+            "---\nlicense: apache-2.0\nlanguage: [en, de]\nmodel-index: x\n---\n# M\n",
+        )
+        .unwrap();
         let kept = kept_lines(&Folder::open(dir.path()).unwrap());
         assert_eq!(Value::Object(kept), json!({"license": "apache-2.0", "language": ["en", "de"]}));
         std::fs::write(dir.path().join(CARD), "no front matter").unwrap();

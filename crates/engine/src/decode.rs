@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use brevity_kernels::cast;
-use brevity_model::{Code, Expr, Floats, Grid, Group, Leaf, Shaped, Weight};
+use brevity_model::{Code, Expr, Floats, Grid, Group, Leaf, Weight};
 
 /// Entries decoded at once.
 const PIECE: usize = 1 << 20;
@@ -130,7 +130,8 @@ mod tests {
             leaves.extend([leaf([5, 7], grid(group, false)), leaf([5, 7], grid(group, true))]);
         }
         let keep: Vec<bool> = (0..35).map(|i| i % 4 != 1).collect();
-        let masked = leaves.clone().into_iter().map(|leaf| Leaf { mask: Some(Mask::from_bools([5, 7], &keep)), ..leaf });
+        let masked =
+            leaves.clone().into_iter().map(|leaf| Leaf { mask: Some(Mask::from_bools([5, 7], &keep)), ..leaf });
         for leaf in leaves.iter().cloned().chain(masked.collect::<Vec<_>>()) {
             let weight = Weight::Leaf(leaf);
             let (rows, whole) = (Rows::of(&weight), weight.to_f32());

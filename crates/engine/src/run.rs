@@ -77,7 +77,7 @@ impl Plan {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.map_err(|error| Error::Threads { what: error.to_string() })?;
         let mut output = Output::open(out, &self.identity, &self.specs(), options.fresh)?;
-        let mut notes = self.earlier(out, &mut output);
+        let mut notes = self.earlier(out, &output);
         let resumed = notes.iter().filter(|note| note.is_some()).count();
         if resumed < notes.len() {
             let observer = Mutex::new(observer);
@@ -85,7 +85,13 @@ impl Plan {
         }
         let notes: Vec<Note> = notes.into_iter().flatten().collect();
         let digests = self.finish(checkpoint, output, &notes)?;
-        check::read_back(self, out, &digests, &notes, &pool)?;
+        if let Err(error) = check::read_back(self, out, &digests, &notes, &pool) {
+            // What is wrong must not look whole. Without its record the next run writes everything anew.
+            for name in ["config.json", RECORD] {
+                let _ = std::fs::remove_file(out.join(name));
+            }
+            return Err(error);
+        }
         Ok(Report {
             model: self.model.clone(),
             format: self.format.name(),
@@ -99,19 +105,20 @@ impl Plan {
 
     /// What is known of the stages that an earlier run has finished. A stage of which nothing is known is written
     /// again, so that the record of the output is complete.
-    fn earlier(&self, out: &Path, output: &mut Output) -> Vec<Option<Note>> {
+    fn earlier(&self, out: &Path, output: &Output) -> Vec<Option<Note>> {
         let mut notes: Vec<Option<Note>> = (0..self.stages.len())
-            .map(|n| output.note(n).filter(|_| output.is_done(n)).and_then(|note| serde_json::from_value(note.clone()).ok()))
+            .map(|n| {
+                output.note(n).filter(|_| output.is_done(n)).and_then(|note| serde_json::from_value(note.clone()).ok())
+            })
             .collect();
         // A run that was finished has moved its notes into the record.
-        let all_there = (0..self.stages.len()).all(|n| output.is_done(n));
-        if all_there && notes.iter().any(Option::is_none) {
-            let text = std::fs::read_to_string(out.join(RECORD)).unwrap_or_default();
-            if let Ok(record) = serde_json::from_str::<Record>(&text)
-                && record.identity == self.identity
-                && record.inputs.len() == notes.len()
-            {
-                for (n, (note, input)) in notes.iter_mut().zip(&record.inputs).enumerate() {
+        let text = std::fs::read_to_string(out.join(RECORD)).unwrap_or_default();
+        if let Ok(record) = serde_json::from_str::<Record>(&text)
+            && record.identity == self.identity
+            && record.inputs.len() == notes.len()
+        {
+            for (n, (note, input)) in notes.iter_mut().zip(&record.inputs).enumerate() {
+                if note.is_none() && output.is_done(n) {
                     let own = |row: &&SiteReport| row.site.place == self.stages[n].place;
                     let rows = record.sites.iter().filter(own).cloned().collect();
                     *note = Some(Note { input: input.blake3.clone(), rows, meant: Vec::new() });
@@ -211,10 +218,11 @@ impl Plan {
 
     /// Writes the small files and the index. Returns the digest of each shard.
     fn finish(&self, checkpoint: &Checkpoint, output: Output, notes: &[Note]) -> Result<Vec<(String, String)>, Error> {
-        let inputs = self.stages.iter().zip(notes).map(|(stage, note)| Input {
-            stage: stage.place.to_string(),
-            blake3: note.input.clone(),
-        });
+        let inputs = self
+            .stages
+            .iter()
+            .zip(notes)
+            .map(|(stage, note)| Input { stage: stage.place.to_string(), blake3: note.input.clone() });
         let sites = notes.iter().flat_map(|note| note.rows.iter().cloned()).collect();
         let record = Record::new(self, inputs.collect(), sites, card::kept_lines(checkpoint.folder()));
         let config = self.format.config(checkpoint.config(), checkpoint.model(), &self.forms)?;
@@ -230,9 +238,8 @@ impl Plan {
         files.push((RECORD.to_owned(), record.to_text().into_bytes()));
         files.push((card::CARD.to_owned(), card::text(&record, &[]).into_bytes()));
         files.sort();
-        let shards = (0..self.stages.len()).filter_map(|n| {
-            Some((output.shard_file(n)?.to_owned(), output.shard_digest(n)?.to_owned()))
-        });
+        let shards = (0..self.stages.len())
+            .filter_map(|n| Some((output.shard_file(n)?.to_owned(), output.shard_digest(n)?.to_owned())));
         let shards = shards.collect();
         output.finish(files)?;
         Ok(shards)

@@ -20,10 +20,8 @@ impl Work {
     /// # Errors
     /// [`Error::Unmatched`] if a selector under `at` picks nothing, or a step has nothing left to do.
     pub fn resolve<W>(recipe: &Recipe, model: &Model<W>) -> Result<Self, Error> {
-        let mut stages: Vec<Vec<(Site, Vec<usize>)>> = sites(model)
-            .into_iter()
-            .map(|stage| stage.into_iter().map(|site| (site, Vec::new())).collect())
-            .collect();
+        let mut stages: Vec<Vec<(Site, Vec<usize>)>> =
+            sites(model).into_iter().map(|stage| stage.into_iter().map(|site| (site, Vec::new())).collect()).collect();
         let has_blocks = model.stages.iter().any(|stage| matches!(stage, Stage::Block(_)));
         let usual = if has_blocks { "blocks" } else { "loose" };
         let usual = Selector::parse(usual).expect("a word is a selector");
@@ -75,20 +73,18 @@ impl Work {
     pub fn touches(&self, stage: usize) -> bool {
         self.stages[stage].iter().any(|(_, steps)| !steps.is_empty())
     }
-
-    /// All layers that a step touches, stage by stage.
-    pub fn touched_by(&self, step: usize) -> impl Iterator<Item = &Site> {
-        self.stages.iter().flatten().filter(move |(_, steps)| steps.contains(&step)).map(|(site, _)| site)
-    }
 }
 
 /// The linear layers and tables of each stage, in the order of the forward pass.
 fn sites<W>(model: &Model<W>) -> Vec<Vec<Site>> {
     // `linears_mut` is the one list of what may be rewritten; a copy of the tree without weights can be walked with it.
-    let mut bare = model.try_map(|_, _, _| Ok::<_, std::convert::Infallible>(())).unwrap_or_else(|never| match never {});
+    let mut bare =
+        model.try_map(|_, _, _| Ok::<_, std::convert::Infallible>(())).unwrap_or_else(|never| match never {});
     let places: Vec<Place> = (0..bare.stages.len()).map(|n| bare.place(n)).collect();
     let linears = bare.stages.iter_mut().zip(places);
-    linears.map(|(stage, place)| stage.linears_mut().into_iter().map(|(role, _)| Site::new(place, role)).collect()).collect()
+    linears
+        .map(|(stage, place)| stage.linears_mut().into_iter().map(|(role, _)| Site::new(place, role)).collect())
+        .collect()
 }
 
 /// `recipes/int4.yaml, line 4, step 1 (quantize.rtn)`, for errors.

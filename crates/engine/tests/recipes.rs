@@ -89,7 +89,7 @@ fn what_makes_no_sense_is_refused_with_its_line() {
         ("steps:\n  - quantize.rtn: {except: [4]}\n", 2, "not a text"),
         ("about: [x]\nsteps:\n  - quantize.rtn\n", 1, "`about` is a text"),
         ("steps:\n  - quantize.rtn: {bits: 4, bits: 3}\n", 2, "duplicate"),
-        ("steps:\n  - quantize.rtn: {bits: 4\n", 3, "not YAML"),
+        ("steps:\n  - quantize.rtn: {bits: 4\n", 2, "not YAML"),
         ("defaults: 4\nsteps:\n  - quantize.rtn\n", 1, "mapping of settings"),
     ] {
         let bad = parse(text).expect_err(text);
@@ -103,7 +103,9 @@ fn what_makes_no_sense_is_refused_with_its_line() {
 #[test]
 fn a_key_is_set_by_method_or_number() {
     let mut recipe = parse("steps:\n  - prune.magnitude: {sparsity: 0.5}\n  - quantize.rtn: {bits: 4}\n").unwrap();
-    for assignment in ["quantize.rtn.bits=3", "2.group=channel", "rtn.except=[mlp, blocks.0]", "1.at=attn", "format=native"] {
+    for assignment in
+        ["quantize.rtn.bits=3", "2.group=channel", "rtn.except=[mlp, blocks.0]", "1.at=attn", "format=native"]
+    {
         recipe.set(assignment).unwrap();
     }
     assert_eq!(recipe.steps[1].settings["bits"], json!(3));
@@ -136,10 +138,7 @@ fn a_key_is_set_by_method_or_number() {
 #[test]
 fn every_recipe_that_comes_with_the_program_is_read() {
     let names: Vec<&str> = Recipe::list().iter().map(|named| named.name).collect();
-    assert_eq!(
-        names,
-        ["int3", "int4", "int4-asym", "int8", "sparse-2-4", "sparse-2-4-int4", "sparse50", "svd-half"]
-    );
+    assert_eq!(names, ["int3", "int4", "int4-asym", "int8", "sparse-2-4", "sparse-2-4-int4", "sparse50", "svd-half"]);
     for named in Recipe::list() {
         let recipe = named.recipe().unwrap_or_else(|bad| panic!("{bad}"));
         assert_eq!(recipe.name, named.name);

@@ -28,7 +28,6 @@ impl Samples {
         *self.ends.last_mut().expect("a window has begun") = self.values.len();
     }
 
-
     pub(crate) fn values(&self) -> &[f64] {
         &self.values
     }

@@ -8,13 +8,36 @@ const LARGEST: u64 = 64 << 20;
 
 /// Endings of files that hold weights, or belong to such files.
 const WEIGHTS: &[&str] = &[
-    ".safetensors", ".gguf", ".ggml", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".npz",
-    ".tflite", ".pb", ".ot", ".nemo", ".tar", ".gz", ".zip", ".index.json",
+    ".safetensors",
+    ".gguf",
+    ".ggml",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".onnx_data",
+    ".npz",
+    ".tflite",
+    ".pb",
+    ".ot",
+    ".nemo",
+    ".tar",
+    ".gz",
+    ".zip",
+    ".index.json",
 ];
 
 /// Files that are written anew, or that would be wrong beside rewritten weights.
 const STALE: &[&str] = &[
-    "config.json", "README.md", "compression.json", "quantize_config.json", "quant_config.json", "recipe.yaml",
+    "config.json",
+    "README.md",
+    "compression.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "recipe.yaml",
     "model_index.json",
 ];
 
@@ -24,9 +47,8 @@ const STALE: &[&str] = &[
 /// card, which are written anew.
 pub fn carried_files(folder: &Folder) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let names = folder.list()?;
-    let carried = names.into_iter().filter(|name| {
-        !is_stale(name) && folder.size(name).is_some_and(|size| size <= LARGEST)
-    });
+    let carried =
+        names.into_iter().filter(|name| !is_stale(name) && folder.size(name).is_some_and(|size| size <= LARGEST));
     carried.map(|name| Ok((name.clone(), folder.read(&name)?.into_owned()))).collect()
 }
 
@@ -42,14 +64,38 @@ mod tests {
     #[test]
     fn what_tools_need_is_carried_and_weights_are_not() {
         let carried = [
-            "1_Pooling/config.json", "added_tokens.json", "chat_template.jinja", "generation_config.json", "LICENSE",
-            "merges.txt", "modeling_new.py", "modules.json", "preprocessor_config.json", "special_tokens_map.json",
-            "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+            "1_Pooling/config.json",
+            "added_tokens.json",
+            "chat_template.jinja",
+            "generation_config.json",
+            "LICENSE",
+            "merges.txt",
+            "modeling_new.py",
+            "modules.json",
+            "preprocessor_config.json",
+            "special_tokens_map.json",
+            "spiece.model",
+            "tokenizer.json",
+            "tokenizer.model",
+            "tokenizer_config.json",
+            "vocab.json",
+            "vocab.txt",
         ];
         let left = [
-            "config.json", "README.md", "model.safetensors", "model-00001-of-00002.safetensors",
-            "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "quantize_config.json",
-            "compression.json", "flax_model.msgpack", "tf_model.h5", "m.gguf", "onnx/model.onnx", ".hidden",
+            "config.json",
+            "README.md",
+            "model.safetensors",
+            "model-00001-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
+            "quantize_config.json",
+            "compression.json",
+            "flax_model.msgpack",
+            "tf_model.h5",
+            "m.gguf",
+            "onnx/model.onnx",
+            ".hidden",
         ];
         let dir = tempfile::tempdir().unwrap();
         for name in carried.iter().chain(&left) {

@@ -95,7 +95,9 @@ impl Format for CompressedTensors {
 
     fn consumers(&self) -> &'static str {
         match self.packing {
-            Packing::Packed => "transformers, vLLM, SGLang (grids with zero points in transformers with `dequantize=True`)",
+            Packing::Packed => {
+                "transformers, vLLM, SGLang (grids with zero points in transformers with `dequantize=True`)"
+            }
             Packing::Int => "transformers, vLLM, SGLang",
             Packing::Naive => "transformers",
         }

@@ -4,9 +4,7 @@
 //! had in the source; FP8 is the exception, whose rewritten tensors become bfloat16 because values off its coarse grid
 //! would be rounded once more. Weights that were codes in the source get the type of their scales.
 
-use brevity_model::{
-    Code, CodeForm, Config, Dtype, Expr, Floats, Form, Leaf, LeafForm, Model, Source, Stage, Weight,
-};
+use brevity_model::{Code, CodeForm, Config, Dtype, Expr, Floats, Form, Leaf, LeafForm, Model, Source, Stage, Weight};
 
 use crate::error::Error;
 use crate::format::{Format, forms, plain_config};
@@ -32,8 +30,7 @@ impl Format for Dense {
 
     fn layout(&self, at: &StageView<'_>, forms: &Stage<Form>) -> Result<Vec<TensorSpec>, Error> {
         let tensors = wholes(self.name(), at, forms)?;
-        let mut specs =
-            tensors.iter().map(|whole| spec(self.name(), at, whole)).collect::<Result<Vec<_>, Error>>()?;
+        let mut specs = tensors.iter().map(|whole| spec(self.name(), at, whole)).collect::<Result<Vec<_>, Error>>()?;
         specs.extend(others(self.name(), at)?);
         Ok(specs)
     }
@@ -62,11 +59,7 @@ impl Format for Dense {
 }
 
 /// The tensor that holds all parts as floats.
-pub(crate) fn spec(
-    format: &'static str,
-    at: &StageView<'_>,
-    whole: &Whole<'_, Form>,
-) -> Result<TensorSpec, Error> {
+pub(crate) fn spec(format: &'static str, at: &StageView<'_>, whole: &Whole<'_, Form>) -> Result<TensorSpec, Error> {
     let frame = Frame::of(format, at.container, whole, Form::shape)?;
     Ok(TensorSpec::new(whole.tensor.clone(), float_type(at, whole), frame.shape))
 }
@@ -145,12 +138,7 @@ pub(crate) fn raw_floats(floats: &Floats) -> &[u8] {
 }
 
 /// A tensor of a type that is loaded as another one: its own bytes if the weight is still what they say.
-fn odd_type(
-    at: &StageView<'_>,
-    whole: &Whole<'_, Weight>,
-    spec: TensorSpec,
-    frame: &Frame,
-) -> Result<Tensor, Error> {
+fn odd_type(at: &StageView<'_>, whole: &Whole<'_, Weight>, spec: TensorSpec, frame: &Frame) -> Result<Tensor, Error> {
     let parts = whole.parts.iter().map(|part| part.item.to_f32()).collect();
     let values = frame.place::<f32>(frame.matrix[1], parts);
     if let Some(container) = at.container {

@@ -43,13 +43,8 @@ pub trait Format: Send + Sync {
 }
 
 /// Every way to write a model. `--format`, help texts and the test battery are made from this list.
-pub const FORMATS: &[&dyn Format] = &[
-    &Dense,
-    &CompressedTensors::PACKED,
-    &CompressedTensors::INT,
-    &CompressedTensors::NAIVE,
-    &Native,
-];
+pub const FORMATS: &[&dyn Format] =
+    &[&Dense, &CompressedTensors::PACKED, &CompressedTensors::INT, &CompressedTensors::NAIVE, &Native];
 
 /// The format of this name; `ct` is short for `compressed-tensors`.
 pub fn format(name: &str) -> Option<&'static dyn Format> {

@@ -73,9 +73,7 @@ pub(crate) fn wholes<'a, T>(
     }
     match sources.into_keys().next() {
         None => Ok(wholes),
-        Some((role, _)) => {
-            Err(Error::Unholdable { format, site: Site::new(at.place, role), why: Why::Dropped })
-        }
+        Some((role, _)) => Err(Error::Unholdable { format, site: Site::new(at.place, role), why: Why::Dropped }),
     }
 }
 

@@ -198,7 +198,8 @@ impl Output {
             map.extend(shard.specs.iter().map(|spec| (spec.name.as_str(), shard.file.as_str())));
         }
         let total: u64 = shards().map(|shard| shard.data_bytes).sum();
-        let index = json!({ "metadata": { "total_size": total, "brevity": self.journal.without_notes() }, "weight_map": map });
+        let index =
+            json!({ "metadata": { "total_size": total, "brevity": self.journal.without_notes() }, "weight_map": map });
         serde_json::to_string_pretty(&index).expect("strings and numbers are JSON") + "\n"
     }
 
@@ -208,7 +209,9 @@ impl Output {
         let damaged = |error: serde_json::Error| OutputFault::Journal { what: error.to_string() }.at(&path);
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(damaged).map(Some),
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(OutputFault::Unwritable { source }.at(&path)),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(OutputFault::Unwritable { source }.at(&path))
+            }
             // No journal: finished, if there is an index that says so.
             Err(_) => Ok(fs::read(self.dir.join(INDEX))
                 .ok()

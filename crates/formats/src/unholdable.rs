@@ -39,7 +39,9 @@ pub enum Why {
         tensor: String,
     },
     /// Weights that share a tensor cannot have one scale each.
-    #[error("it shares the tensor `{tensor}`, which can have one scale for all or one for each row, not one for each part")]
+    #[error(
+        "it shares the tensor `{tensor}`, which can have one scale for all or one for each row, not one for each part"
+    )]
     FusedScale {
         /// The tensor.
         tensor: String,
@@ -132,7 +134,7 @@ mod tests {
     fn a_ragged_group_names_groups_that_divide() {
         let why = Why::Ragged { columns: 11000, group: 128 };
         assert_eq!(why.to_string(), "its 11000 inputs are no multiple of the group of 128");
-        assert!(why.hint().unwrap().starts_with("use a group of 110, 125 or 200, or"), "{:?}", why.hint());
+        assert!(why.hint().unwrap().starts_with("use a group of 100, 110 or 125, or"), "{:?}", why.hint());
         assert!(Why::Ragged { columns: 1, group: 2 }.hint().unwrap().starts_with("use `--format native`"));
     }
 }

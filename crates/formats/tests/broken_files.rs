@@ -298,7 +298,8 @@ fn a_file_of_60_gigabytes_opens_at_once() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
     let data = 60u64 << 30;
-    let header = format!(r#"{{"m.weight":{{"dtype":"BF16","shape":[{},1024],"data_offsets":[0,{data}]}}}}"#, data >> 11);
+    let header =
+        format!(r#"{{"m.weight":{{"dtype":"BF16","shape":[{},1024],"data_offsets":[0,{data}]}}}}"#, data >> 11);
     let mut file = std::fs::File::create(dir.path().join("model.safetensors")).unwrap();
     file.write_all(&with_header(&header, &[])).unwrap();
     // A hole takes no room on the disk.

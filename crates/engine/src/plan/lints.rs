@@ -77,7 +77,11 @@ fn wrong_order(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
         let by_us = coded.iter().any(|coded| steps.iter().any(|step| step.site == coded.site && step.step < n));
         if by_us {
             lints.push(Lint::new(
-                format!("{} comes behind the step that quantizes {}", step_name(plan, n), some(coded.iter().map(|c| &c.site))),
+                format!(
+                    "{} comes behind the step that quantizes {}",
+                    step_name(plan, n),
+                    some(coded.iter().map(|c| &c.site))
+                ),
                 "prune and decompose first: it then works on the exact weights, and the grid is fitted to what is left",
             ));
         }
@@ -94,7 +98,11 @@ fn lost_masks(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
             steps.iter().filter(|step| step.step == n && masked(&step.before) && !masked(&step.after)).collect();
         if !lost.is_empty() {
             lints.push(Lint::new(
-                format!("{} fills in again what was pruned in {}", step_name(plan, n), some(lost.iter().map(|l| &l.site))),
+                format!(
+                    "{} fills in again what was pruned in {}",
+                    step_name(plan, n),
+                    some(lost.iter().map(|l| &l.site))
+                ),
                 "put the pruning step behind it",
             ));
         }
@@ -154,11 +162,16 @@ fn useless_factors(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
             ));
         }
     }
-    let written = plan.sites.iter().filter(|site| site.after.as_leaf().is_none() && site.bytes_after >= site.bytes_before);
+    let written =
+        plan.sites.iter().filter(|site| site.after.as_leaf().is_none() && site.bytes_after >= site.bytes_before);
     let written: Vec<_> = written.collect();
     if !written.is_empty() && lints.is_empty() {
         lints.push(Lint::new(
-            format!("`{}` multiplies the factors of {} out again", plan.format.name(), some(written.iter().map(|w| &w.site))),
+            format!(
+                "`{}` multiplies the factors of {} out again",
+                plan.format.name(),
+                some(written.iter().map(|w| &w.site))
+            ),
             "use `--format native` to keep the factors, and the space they save",
         ));
     }
@@ -180,17 +193,22 @@ fn nothing(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
 /// Zeros that are stored like any other number.
 fn idle_zeros(plan: &Plan) -> Vec<Lint> {
     let masked = |form: &Form| form.leaves().iter().any(|(_, leaf)| leaf.mask.is_some());
-    let pattern = |form: &Form| {
-        form.leaves().iter().any(|(_, leaf)| matches!(leaf.mask, Some(MaskForm::Pattern { .. })))
-    };
-    let idle = |site: &&PlannedSite| masked(&site.after) && !is_coded(&site.after) && site.bytes_after >= site.bytes_before;
+    let pattern =
+        |form: &Form| form.leaves().iter().any(|(_, leaf)| matches!(leaf.mask, Some(MaskForm::Pattern { .. })));
+    let idle =
+        |site: &&PlannedSite| masked(&site.after) && !is_coded(&site.after) && site.bytes_after >= site.bytes_before;
     let idle: Vec<&PlannedSite> = plan.sites.iter().filter(idle).collect();
     if idle.is_empty() {
         return Vec::new();
     }
-    let faster = if idle.iter().any(|site| pattern(&site.after)) { " (the pattern can still make them faster)" } else { "" };
+    let faster =
+        if idle.iter().any(|site| pattern(&site.after)) { " (the pattern can still make them faster)" } else { "" };
     vec![Lint::new(
-        format!("the zeros of {} save no space in `{}`{faster}", some(idle.iter().map(|i| &i.site)), plan.format.name()),
+        format!(
+            "the zeros of {} save no space in `{}`{faster}",
+            some(idle.iter().map(|i| &i.site)),
+            plan.format.name()
+        ),
         "`--format native` stores only what is kept, and zip or zstd shrink the files",
     )]
 }

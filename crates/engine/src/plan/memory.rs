@@ -52,7 +52,16 @@ pub(super) fn peaks_of(
                 .collect();
             in_hand.sort_unstable_by(|a, b| b.cmp(a));
             let rewriting = in_hand.iter().take(threads).sum::<u64>() + loaded.max(rewritten);
-            let encoding = rewritten + 2 * encoded(n);
+            // Expressions are multiplied out to compare, and to write them as floats.
+            let mut whole: Vec<u64> = linears(&forms.stages[n])
+                .iter()
+                .filter(|layer| layer.weight.as_leaf().is_none())
+                .map(|layer| 12 * layer.weight.shape().iter().product::<usize>() as u64)
+                .collect();
+            whole.sort_unstable_by(|a, b| b.cmp(a));
+            let whole: u64 = whole.iter().take(threads).sum();
+            let rewriting = rewriting + whole;
+            let encoding = rewritten + 2 * encoded(n) + whole;
             let writing = if n > 0 { encoded(n - 1) } else { 0 };
             fixed + writing + rewriting.max(encoding)
         })

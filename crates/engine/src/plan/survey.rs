@@ -56,11 +56,7 @@ pub(crate) fn the_rest(
 }
 
 /// Whether the format writes anything else for weights with entries removed.
-fn depends_on_masks(
-    checkpoint: &Checkpoint,
-    format: &'static dyn Format,
-    forms: &Model<Form>,
-) -> Result<bool, Error> {
+fn depends_on_masks(checkpoint: &Checkpoint, format: &'static dyn Format, forms: &Model<Form>) -> Result<bool, Error> {
     let model = checkpoint.model();
     let bare = |form: &Form| -> Form {
         form.try_map(&mut |_, leaf| Ok::<_, std::convert::Infallible>(LeafForm { mask: None, ..leaf.clone() }))
@@ -121,13 +117,9 @@ fn pass(
             .filter(|(_, (_, steps))| steps.contains(&step))
             .map(|((_, layer), (site, steps))| (site, steps, layer))
             .collect();
-        layers.par_iter_mut().try_for_each(|(site, steps, layer)| {
-            apply(recipe, before, site, steps, layer, seed)
-        })?;
+        layers.par_iter_mut().try_for_each(|(site, steps, layer)| apply(recipe, before, site, steps, layer, seed))?;
         for (site, _, layer) in &layers {
-            survey
-                .look(site, layer)
-                .map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
+            survey.look(site, layer).map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
         }
         checkpoint.release_stage(n);
     }

@@ -36,8 +36,7 @@ pub(super) fn selectors(value: &Value) -> Result<Vec<Selector>, String> {
 }
 
 /// What a selector may look like, for hints.
-pub(super) const SELECTOR_HINT: &str =
-    "selectors look like `blocks`, `attn`, `mlp.down`, `blocks.0-3`, `blocks.12.attn.q`, `embed.tokens`, `head.out` or `*.down`";
+pub(super) const SELECTOR_HINT: &str = "selectors look like `blocks`, `attn`, `mlp.down`, `blocks.0-3`, `blocks.12.attn.q`, `embed.tokens`, `head.out` or `*.down`";
 
 /// The entry of a method, or a hint at the name that was meant.
 pub(super) fn entry(name: &str) -> Result<&'static Entry, String> {
@@ -54,9 +53,8 @@ impl Reader<'_> {
     }
 
     fn recipe(&self, text: &str) -> Result<Recipe, BadRecipe> {
-        let root = Node::parse(text).map_err(|(line, what)| {
-            self.wrong(line.unwrap_or(0), format!("this is not YAML: {what}"), None)
-        })?;
+        let root = Node::parse(text)
+            .map_err(|(line, what)| self.wrong(line.unwrap_or(0), format!("this is not YAML: {what}"), None))?;
         let Kind::Map(entries) = &root.kind else {
             return Err(self.wrong(
                 root.line,
@@ -136,7 +134,10 @@ impl Reader<'_> {
             None | Some(Kind::Scalar(Value::Null)) => &[],
             Some(Kind::Map(settings)) => settings,
             Some(_) => {
-                let what = format!("behind `{name}` stand its settings, such as `{{bits: 4}}`, not {}", body.unwrap_or(item).what());
+                let what = format!(
+                    "behind `{name}` stand its settings, such as `{{bits: 4}}`, not {}",
+                    body.unwrap_or(item).what()
+                );
                 return Err(self.wrong(line, what, None));
             }
         };

@@ -10,7 +10,12 @@ use super::{BadRecipe, Recipe, nearest};
 pub(super) fn apply(recipe: &mut Recipe, assignment: &str) -> Result<(), BadRecipe> {
     let origin = format!("--set {assignment}");
     let wrong = |what: String, hint: Option<String>| BadRecipe { origin: origin.clone(), line: None, what, hint };
-    let form = || Some("write `--set STEP.KEY=VALUE`, such as `quantize.rtn.bits=3` or `1.bits=3`, or `--set format=NAME`".to_owned());
+    let form = || {
+        Some(
+            "write `--set STEP.KEY=VALUE`, such as `quantize.rtn.bits=3` or `1.bits=3`, or `--set format=NAME`"
+                .to_owned(),
+        )
+    };
     let (path, text) = assignment.split_once('=').ok_or_else(|| wrong("there is no `=`".into(), form()))?;
     let value = Node::parse(text).map_err(|(_, what)| wrong(format!("`{text}` is not a YAML value: {what}"), None))?;
     let value = value.to_json();
@@ -32,7 +37,8 @@ pub(super) fn apply(recipe: &mut Recipe, assignment: &str) -> Result<(), BadReci
             *(if key == "at" { &mut step.at } else { &mut step.except }) = list;
         }
         key => {
-            let entry = entry(&step.method).map_err(|hint| wrong(format!("there is no method `{}`", step.method), Some(hint)))?;
+            let entry = entry(&step.method)
+                .map_err(|hint| wrong(format!("there is no method `{}`", step.method), Some(hint)))?;
             if !entry.settings.iter().any(|setting| setting.name == key) {
                 let known: Vec<&str> = entry.settings.iter().map(|s| s.name).chain(["at", "except"]).collect();
                 let what = format!("`{}` has no setting `{key}`", entry.name);
@@ -53,7 +59,10 @@ fn find(recipe: &Recipe, step: &str) -> Result<usize, (String, Option<String>)> 
     if let Ok(number) = step.parse::<usize>() {
         return match number {
             1.. if number <= count => Ok(number - 1),
-            _ => Err((format!("there is no step {number}: the recipe has {count}"), Some("steps are counted from 1".into()))),
+            _ => Err((
+                format!("there is no step {number}: the recipe has {count}"),
+                Some("steps are counted from 1".into()),
+            )),
         };
     }
     let named = |full: &str| full == step || full.rsplit('.').next() == Some(step);
@@ -66,7 +75,10 @@ fn find(recipe: &Recipe, step: &str) -> Result<usize, (String, Option<String>)> 
         }
         several => {
             let numbers: Vec<String> = several.iter().map(|n| (n + 1).to_string()).collect();
-            Err((format!("`{step}` is several steps: {}", numbers.join(", ")), Some("name the step by its number".into())))
+            Err((
+                format!("`{step}` is several steps: {}", numbers.join(", ")),
+                Some("name the step by its number".into()),
+            ))
         }
     }
 }

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use brevity_formats::{Checkpoint, Open};
-use brevity_model::{CodeForm, Dtype, Expr, Form, Model, Role, Shaped, Site, Source, Stage, View, Weight};
+use brevity_model::{CodeForm, Dtype, Expr, Form, Model, Role, Site, Source, Stage, View, Weight};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -141,7 +141,11 @@ fn agrees(written: &Checkpoint, source: &Source, meant: &Meant, all: bool) -> Re
     // Of plain floats only the rows in question need be read.
     let (weight, rows) = match lone_float {
         Some(_) if !all => {
-            let part = Source { view: rows_of(&source.view, &rows), form: narrowed(&source.form, rows.len()), ..source.clone() };
+            let part = Source {
+                view: rows_of(&source.view, &rows),
+                form: narrowed(&source.form, rows.len()),
+                ..source.clone()
+            };
             let read = written.load_weight(&part)?;
             let count = read.shape()[0];
             (read, (0..count).collect())

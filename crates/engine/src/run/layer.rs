@@ -59,7 +59,9 @@ impl Job<'_, '_> {
         let mut rows: Vec<(usize, Result<SiteReport, Error>)> = std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
             let mine = work();
-            let theirs = others.into_iter().flat_map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            let theirs = others
+                .into_iter()
+                .flat_map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             mine.into_iter().chain(theirs).collect()
         });
         // Of several errors the one of the first layer is told, whichever came first.

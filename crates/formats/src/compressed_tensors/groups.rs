@@ -148,7 +148,10 @@ mod tests {
             ("3", "no object"),
             (r#"{"config_groups": []}"#, "`config_groups`"),
             (r#"{"config_groups": {"g": {"weights": {"num_bits": 99}}}}"#, "`g`: `num_bits`"),
-            (r#"{"config_groups": {"g": {"weights": {"num_bits": 8, "block_structure": [0, 1]}}}}"#, "`block_structure`"),
+            (
+                r#"{"config_groups": {"g": {"weights": {"num_bits": 8, "block_structure": [0, 1]}}}}"#,
+                "`block_structure`",
+            ),
         ] {
             let error = groups(text).err().unwrap().to_string();
             assert!(error.contains(part), "{text}: {error}");

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use brevity_kernels::bits;
-use brevity_model::{
-    Code, CodeForm, Config, Dtype, Expr, Form, Grid, Group, Leaf, LeafForm, Weight,
-};
+use brevity_model::{Code, CodeForm, Config, Dtype, Expr, Form, Grid, Group, Leaf, LeafForm, Weight};
 
 use super::groups::{Groups, Scheme};
 use crate::coded::{CodedFault, Stored, float_dtype, words};
@@ -191,7 +189,8 @@ fn in_order(files: Stored<'_>, name: &str, columns: usize, group: Group) -> Resu
     if index.first() == Some(&-1) || index.iter().enumerate().all(|(column, &g)| g as usize == column / run) {
         Ok(())
     } else {
-        Err(CodedFault::Unsupported { what: "groups of columns in another order (`weight_g_idx`)".into() }.of(files.weight))
+        Err(CodedFault::Unsupported { what: "groups of columns in another order (`weight_g_idx`)".into() }
+            .of(files.weight))
     }
 }
 
@@ -241,7 +240,9 @@ fn whole_words(packed: &[u32], rows: usize, columns: usize, bits: u32) -> Vec<u8
     let width = columns.div_ceil(each);
     let mut codes = Vec::with_capacity(rows * columns);
     for row in packed.chunks(width.max(1)).take(rows) {
-        codes.extend((0..columns).map(|at| (row[at / each] >> (at % each * bits as usize)) as u8 & ((1 << bits) - 1) as u8));
+        codes.extend(
+            (0..columns).map(|at| (row[at / each] >> (at % each * bits as usize)) as u8 & ((1 << bits) - 1) as u8),
+        );
     }
     codes
 }

@@ -117,9 +117,7 @@ impl CompressedTensors {
         specs.push(tensor("weight_scale", dtype_name(*scale_dtype), scales.clone()));
         if !scheme.symmetric {
             specs.push(match scales[..] {
-                [rows, columns] if packed => {
-                    tensor("weight_zero_point", "I32", vec![bits::words(rows, bits), columns])
-                }
+                [rows, columns] if packed => tensor("weight_zero_point", "I32", vec![bits::words(rows, bits), columns]),
                 _ => tensor("weight_zero_point", "I8", scales),
             });
         }

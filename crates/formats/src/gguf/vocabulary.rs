@@ -183,10 +183,9 @@ impl Vocabulary<'_> {
         let merges: Vec<_> = merges.into_iter().map(|(_, pair)| pair).collect();
 
         let prefix = self.meta.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-        let to_space = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
         let from_space = json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "});
-        let prepend = json!({"type": "Prepend", "prepend": SPACE});
-        let normalizers = if prefix { vec![prepend, to_space] } else { vec![to_space] };
+        // A space goes in front of the text, and not once more behind a special token in the middle of it.
+        let scheme = if prefix { "first" } else { "never" };
         let mut decoders = vec![from_space, json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
         if prefix {
             decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
@@ -194,8 +193,8 @@ impl Vocabulary<'_> {
         Ok(json!({
             "version": "1.0", "truncation": null, "padding": null,
             "added_tokens": self.added(),
-            "normalizer": {"type": "Sequence", "normalizers": normalizers},
-            "pre_tokenizer": null,
+            "normalizer": null,
+            "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": false},
             "post_processor": self.frame(true)?,
             "decoder": {"type": "Sequence", "decoders": decoders},
             "model": {

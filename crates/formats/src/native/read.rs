@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use brevity_model::{
-    Code, CodeForm, Codebook, Config, Dtype, Expr, Floats, Form, Grid, Group, Leaf, LeafForm, Mask, MaskForm, Rule, Site, Slot,
-    Source, View, Weight,
+    Code, CodeForm, Codebook, Config, Dtype, Expr, Floats, Form, Grid, Group, Leaf, LeafForm, Mask, MaskForm, Rule,
+    Site, Slot, Source, View, Weight,
 };
 
 use super::leaf::{self, Masking, index_bits};
@@ -362,7 +362,8 @@ impl Container for NativeFiles {
             // Several weights that share a tensor, as the tensor was: floats.
             Some(parts) => {
                 let frame = self.frame(name, parts)?;
-                let weights = parts.iter().map(|part| Ok(self.load_coded(part)?.to_f32())).collect::<Result<_, Error>>()?;
+                let weights =
+                    parts.iter().map(|part| Ok(self.load_coded(part)?.to_f32())).collect::<Result<_, Error>>()?;
                 let values = frame.place(frame.matrix[1], weights);
                 let floats = Floats::from_f32(values, dense_dtype(&parts[0].record.form));
                 Ok(Weight::float(frame.stored(), floats))

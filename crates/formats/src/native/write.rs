@@ -114,4 +114,3 @@ fn codebook_bytes(book: &Codebook) -> Vec<Vec<u8>> {
     data.push(floats(&book.scales));
     data
 }
-

@@ -66,7 +66,9 @@ pub(super) fn digest(path: &Path, bytes: u64) -> Option<String> {
 /// What a failure to write `needed` bytes in `dir` means.
 pub(super) fn failed(source: io::Error, needed: u64, dir: &Path) -> OutputFault {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OutputFault::Full { needed, free: free_bytes(dir) },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            OutputFault::Full { needed, free: free_bytes(dir) }
+        }
         _ => OutputFault::Write { source },
     }
 }
@@ -85,7 +87,8 @@ pub fn free_bytes(dir: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
         let disk = rustix::fs::statvfs(dir).ok()?;
-        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+        // File systems that hold no files of ours (/proc) say that they have no blocks at all.
+        (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
     #[cfg(not(unix))]
     {

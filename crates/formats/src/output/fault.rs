@@ -85,10 +85,9 @@ impl OutputFault {
                  larger disk"
             }
             OutputFault::Write { .. } => "run the same command again: what is finished is kept",
-            OutputFault::Twice { .. }
-            | OutputFault::Drift { .. }
-            | OutputFault::Unwritten
-            | OutputFault::Outside => return None,
+            OutputFault::Twice { .. } | OutputFault::Drift { .. } | OutputFault::Unwritten | OutputFault::Outside => {
+                return None;
+            }
         })
     }
 

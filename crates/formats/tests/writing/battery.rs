@@ -203,9 +203,10 @@ fn weights_of_every_kind_read_back_from_every_format() {
         };
         let held: Vec<usize> = (0..kinds([1, 8]).len()).filter(holds).collect();
         for first in (0..held.len()).step_by(2 * MATRICES) {
-            let stages = original.iter().enumerate().map(|(n, stage)| {
-                rewritten(stage, |site| held[(first + n % 2 * MATRICES + site) % held.len()])
-            });
+            let stages = original
+                .iter()
+                .enumerate()
+                .map(|(n, stage)| rewritten(stage, |site| held[(first + n % 2 * MATRICES + site) % held.len()]));
             round_trip(*format, &checkpoint, &stages.collect::<Vec<_>>());
         }
     }

@@ -65,9 +65,11 @@ impl Written {
     /// Opens and loads everything, and returns what is wrong with which weight.
     fn fault(&self) -> (String, CodedFault) {
         let loaded = self.open().and_then(|container| {
-            container.names().iter().filter(|name| container.form(name).is_some()).try_for_each(|name| {
-                container.load(name).map(|_| ())
-            })
+            container
+                .names()
+                .iter()
+                .filter(|name| container.form(name).is_some())
+                .try_for_each(|name| container.load(name).map(|_| ()))
         });
         match loaded.unwrap_err() {
             error @ Error::Coded { .. } => {
@@ -157,9 +159,10 @@ fn codes_beyond_their_width_are_refused() {
 fn the_older_packing_is_read() {
     // Ten 3-bit codes in a word, two bits unused: 16 codes are two words either way, 32 are four and three.
     let codes: Vec<u8> = (0..64).map(|i| (i * 5 % 8) as u8).collect();
-    let words = codes.chunks(32).flat_map(|row| row.chunks(10)).map(|ten| {
-        ten.iter().enumerate().map(|(n, &code)| u32::from(code) << (3 * n)).sum::<u32>()
-    });
+    let words = codes
+        .chunks(32)
+        .flat_map(|row| row.chunks(10))
+        .map(|ten| ten.iter().enumerate().map(|(n, &code)| u32::from(code) << (3 * n)).sum::<u32>());
     let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
     let shape = [2i64, 32].into_iter().flat_map(i64::to_le_bytes).collect();
     let scale = [1.0f32; 2].into_iter().flat_map(f32::to_le_bytes).collect();

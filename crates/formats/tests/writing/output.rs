@@ -250,7 +250,9 @@ fn a_model_larger_than_the_disk_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let huge = [vec![TensorSpec::new("a", "F32", [1 << 30, 1 << 20])]];
     let error = Output::open(dir.path(), "the run", &huge, false).unwrap_err();
-    assert!(matches!(error, Error::Output { fault: OutputFault::Full { needed, free: Some(_) }, .. } if needed > 1 << 52));
+    assert!(
+        matches!(error, Error::Output { fault: OutputFault::Full { needed, free: Some(_) }, .. } if needed > 1 << 52)
+    );
     assert!(files(dir.path()).is_empty());
 }
 

@@ -62,12 +62,10 @@ fn read(case: &Value) -> (Weight, Vec<Tensor>) {
     let group = json!({"targets": ["Linear"], "format": case["format"], "weights": weights});
     let config = json!({"torch_dtype": "float32", "quantization_config": {
         "quant_method": "compressed-tensors", "format": case["format"], "config_groups": {"group_0": group}}});
-    let files = SafetensorsFiles::from_bytes(vec![(
-        "m.safetensors".into(),
-        Bytes::owned(safetensors(&stored)),
-    )])
-    .unwrap();
-    let container = brevity_formats::open_compressed_tensors(files, &Config::parse(&config.to_string()).unwrap()).unwrap();
+    let files =
+        SafetensorsFiles::from_bytes(vec![("m.safetensors".into(), Bytes::owned(safetensors(&stored)))]).unwrap();
+    let container =
+        brevity_formats::open_compressed_tensors(files, &Config::parse(&config.to_string()).unwrap()).unwrap();
     assert_eq!(container.names(), ["m.weight"], "{}", case["name"]);
     (container.load("m.weight").unwrap(), stored)
 }
@@ -148,9 +146,7 @@ fn rounding_to_the_grid_of_compressed_tensors_gives_its_codes() {
     let mut seen = 0;
     for case in cases(PACKED).into_iter().filter(|case| case.get("weight").is_some()) {
         let (weight, _) = read(&case);
-        let Expr::Leaf(Leaf { code: Code::Grid(grid), shape, .. }) = weight else {
-            panic!("a grid")
-        };
+        let Expr::Leaf(Leaf { code: Code::Grid(grid), shape, .. }) = weight else { panic!("a grid") };
         for (at, w) in floats(&case["weight"]).into_iter().enumerate() {
             let scale = at / shape[1] * (shape[1] / 32) + at % shape[1] / 32;
             let zero = grid.zeros.as_ref().map_or(8, |zeros| zeros[scale]) as f32;

@@ -111,8 +111,25 @@ struct Cut {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Ties {
+    /// Entries on the cut that go.
     remove: usize,
+    /// Entries below the cut, which go too.
+    below: usize,
+    /// Entries that were there before.
     kept: usize,
+}
+
+impl Ties {
+    /// The mask that the matrix will have.
+    fn predicted(&self, form: &LeafForm) -> Option<MaskForm> {
+        let count = form.shape[0] * form.shape[1];
+        let gone = self.below + self.remove;
+        if gone == 0 {
+            return form.mask;
+        }
+        let left = self.kept.saturating_sub(gone);
+        Some(MaskForm::Free(1.0 - left as f64 / count as f64))
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -214,10 +231,14 @@ impl LinearMethod for Magnitude {
         })
     }
 
-    fn predict(&self, _: &Site, layer: &mut Linear<Form>) -> Result<()> {
-        each_mut(&mut layer.weight, &mut |_, form| {
+    fn predict(&self, site: &Site, layer: &mut Linear<Form>) -> Result<()> {
+        each_mut(&mut layer.weight, &mut |path, form| {
             if !is_rule(form) {
-                form.mask = self.predicted(form);
+                let known = self.cut.as_ref().and_then(|cut| cut.ties.get(&(site.clone(), path.to_owned())));
+                form.mask = match known {
+                    Some(ties) => ties.predicted(form),
+                    None => self.predicted(form),
+                };
             }
             Ok(())
         })

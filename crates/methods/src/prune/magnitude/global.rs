@@ -78,6 +78,7 @@ impl GlobalCut {
                 let mut ties = Ties::default();
                 for b in entries {
                     ties.kept += 1;
+                    ties.below += usize::from(b < self.cut);
                     ties.remove += usize::from(b == self.cut);
                 }
                 let key = (site.clone(), path.to_owned());
