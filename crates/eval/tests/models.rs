@@ -60,7 +60,7 @@ fn a_model_does_not_diverge_from_itself() {
     let [first, second] = &mut alone;
     let options = Options::default();
     let found = compare([&model, &model], &windows, [first, second], &mut together(), &options, &mut ()).unwrap();
-    for name in ["kl", "kl_median", "kl_p99", "kl_reverse", "nll_change"] {
+    for name in ["kl_mean", "kl_median", "kl_p99", "kl_reverse", "nll_change"] {
         assert_eq!(value(&found.scores, name), 0.0, "{name}");
     }
     assert_eq!(value(&found.scores, "top1_agreement"), 1.0);
@@ -79,7 +79,7 @@ fn comparing_gives_what_evaluating_each_alone_gives() {
     let found = compare([&before, &after], &windows, [first, second], &mut together(), &options, &mut ()).unwrap();
     assert_eq!(found.before, scores(&before, &windows, &options));
     assert_eq!(found.after, scores(&after, &windows, &options));
-    assert!(value(&found.scores, "kl") > 0.0 && value(&found.scores, "top1_agreement") < 1.0);
+    assert!(value(&found.scores, "kl_mean") > 0.0 && value(&found.scores, "top1_agreement") < 1.0);
     let change = value(&found.after, "nll") - value(&found.before, "nll");
     assert!((value(&found.scores, "nll_change") - change).abs() < 1e-12);
 }
@@ -91,7 +91,7 @@ fn more_damage_is_more_divergence() {
         let (before, after) = (Memory::llama(true, 3), rounded(Memory::llama(true, 3), step));
         let options = Options::default();
         let found = compare([&before, &after], &windows, [&mut [], &mut []], &mut together(), &options, &mut ());
-        value(&found.unwrap().scores, "kl")
+        value(&found.unwrap().scores, "kl_mean")
     };
     let found = [0.01, 0.05, 0.25].map(kl);
     assert!(found.is_sorted() && found[0] > 0.0, "{found:?}");
@@ -111,7 +111,7 @@ fn a_stored_reference_stands_in_for_the_model() {
         assert!(stored.scores.is_empty());
         let reference = FromReference::open(&path, &windows, 50).unwrap();
         let read = evaluate(&after, &windows, &mut [Box::new(reference)], &options, &mut ()).unwrap().scores;
-        let (exact, coarse, bound) = (value(&found.scores, "kl"), value(&read, "kl"), value(&read, "kl_bound"));
+        let (exact, coarse, bound) = (value(&found.scores, "kl_mean"), value(&read, "kl_mean"), value(&read, "kl_bound"));
         assert!(coarse <= exact + slack && exact <= coarse + bound + slack, "{k}: {coarse} {exact} {bound}");
         assert_eq!(value(&read, "top1_agreement"), value(&found.scores, "top1_agreement"));
         if k == 50 {
