@@ -54,7 +54,8 @@ pub fn measure(
         compute: machine::compute(allowed, before),
         budget_bytes: machine::budget(allowed, &[before, after], windows.length)?,
     };
-    let (mut alone, mut together): ([Vec<Box<dyn Measure>>; 2], Vec<Box<dyn PairMeasure>>) = Default::default();
+    let mut alone: [Vec<Box<dyn Measure>>; 2] = Default::default();
+    let mut together: Vec<Box<dyn PairMeasure>> = Vec::new();
     for entry in MEASURES {
         match entry.make {
             Make::One(make) => alone.iter_mut().for_each(|list| list.push(make())),

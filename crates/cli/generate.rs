@@ -46,11 +46,13 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut show = |token: u32| {
         all.push(token);
-        if let Ok(text) = decode(&all) {
-            if !args.json && !text.ends_with('\u{FFFD}') && text.len() > printed {
-                print!("{}", text.get(printed..).unwrap_or(""));
-                printed = text.len();
-            }
+        if let Ok(text) = decode(&all)
+            && !args.json
+            && !text.ends_with('\u{FFFD}')
+            && text.len() > printed
+        {
+            print!("{}", text.get(printed..).unwrap_or(""));
+            printed = text.len();
         }
         let closed = std::io::stdout().flush().is_err();
         if closed || cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

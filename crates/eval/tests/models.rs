@@ -111,7 +111,8 @@ fn a_stored_reference_stands_in_for_the_model() {
         assert!(stored.scores.is_empty());
         let reference = FromReference::open(&path, &windows, 50).unwrap();
         let read = evaluate(&after, &windows, &mut [Box::new(reference)], &options, &mut ()).unwrap().scores;
-        let (exact, coarse, bound) = (value(&found.scores, "kl_mean"), value(&read, "kl_mean"), value(&read, "kl_bound"));
+        let (exact, coarse, bound) =
+            (value(&found.scores, "kl_mean"), value(&read, "kl_mean"), value(&read, "kl_bound"));
         assert!(coarse <= exact + slack && exact <= coarse + bound + slack, "{k}: {coarse} {exact} {bound}");
         assert_eq!(value(&read, "top1_agreement"), value(&found.scores, "top1_agreement"));
         if k == 50 {

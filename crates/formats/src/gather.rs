@@ -236,7 +236,9 @@ impl Frame {
 
     /// Whether there is one part, which is the whole as it lies.
     fn is_lone(&self) -> bool {
-        !self.transposed && self.rows.len() == 1 && self.rows[0] == [0..self.matrix[0]]
+        !self.transposed
+            && self.rows.len() == 1
+            && self.rows[0].as_slice() == std::slice::from_ref(&(0..self.matrix[0]))
     }
 
     fn copy(&self, width: usize, columns: usize, parts: &[&[u8]], whole: &mut [u8]) {

@@ -61,7 +61,7 @@ impl Selection {
         let taken = view.rows.clone().unwrap_or_else(|| std::iter::once(0..rows).collect());
         let count = taken.iter().map(|range| range.len()).sum::<usize>();
         // A matrix of one row from which that row is taken looks like a vector from which one entry is.
-        let whole_row = taken == [0..1] && wanted[1] == columns;
+        let whole_row = taken.len() == 1 && taken[0] == (0..1) && wanted[1] == columns;
         let entries = rows == 1 && view.rows.is_some() && wanted == [1, count] && !whole_row;
         let limit = if entries { columns } else { rows };
         if let Some(range) = taken.iter().find(|range| range.start > range.end || range.end > limit) {

@@ -218,7 +218,7 @@ mod tests {
         let mut x = numbers(41);
         x[20] = f32::NAN;
         for act in ALL {
-            let mut y = vec![0.0; 41];
+            let mut y = [0.0; 41];
             apply(act, &x[3..], &mut y[3..]);
             assert!(y[20].is_nan(), "{act:?}");
             assert_eq!(y.iter().filter(|v| v.is_nan()).count(), 1);

@@ -69,6 +69,10 @@
 //!             rope(x, rope::Layout, heads, cos: &Tensor, sin: &Tensor, first)
 //!             act(Act, x)   act_mul(Act, gate, up)   softmax(x)   log_softmax(x)   add(a, b)
 //! ```
+#![allow(
+    clippy::needless_range_loop,
+    reason = "the registers of a tile are numbered, and several arrays share the number"
+)]
 
 pub mod activation;
 pub mod attention;

@@ -127,9 +127,9 @@ fn run(
         }
         let ends = ends.into_iter().map(|(stages, stream)| End::new(&prepare, stages, stream));
         let ends = ends.collect::<Result<Vec<End<'_>>>>()?;
-        for at in 0..now.len() {
-            show(&ends, batch.start + at, at, &now[at], options.first_row, visit)?;
-            work.done(Place::Head, ends.iter().map(|end| end.cost).sum::<f64>() * now[at].len() as f64)?;
+        for (at, ids) in now.iter().enumerate() {
+            show(&ends, batch.start + at, at, ids, options.first_row, visit)?;
+            work.done(Place::Head, ends.iter().map(|end| end.cost).sum::<f64>() * ids.len() as f64)?;
         }
     }
     Ok(())

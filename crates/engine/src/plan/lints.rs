@@ -130,14 +130,15 @@ fn other_groups(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
         let Some(asked) = plan.methods[n].settings().get("group").and_then(|group| group.as_u64()) else { continue };
         let other = |form: &Form| {
             form.leaves().into_iter().any(|(_, leaf)| match &leaf.code {
-                CodeForm::Grid { group: Group::Columns(_), .. } => leaf.shape[1] as u64 % asked != 0,
+                CodeForm::Grid { group: Group::Columns(_), .. } => !(leaf.shape[1] as u64).is_multiple_of(asked),
                 CodeForm::Grid { .. } => true,
                 _ => false,
             })
         };
         let others: Vec<_> = steps.iter().filter(|step| step.step == n && other(&step.after)).collect();
         if let Some(first) = others.first() {
-            let inputs = first.after.leaves().iter().map(|(_, leaf)| leaf.shape[1]).find(|&c| c as u64 % asked != 0);
+            let inputs =
+                first.after.leaves().iter().map(|(_, leaf)| leaf.shape[1]).find(|&c| !(c as u64).is_multiple_of(asked));
             let inputs = inputs.map_or_else(String::new, |inputs| format!(" ({inputs} inputs)"));
             lints.push(Lint::new(
                 format!("group {asked} does not divide the inputs of {}{inputs}", some(others.iter().map(|o| &o.site))),

@@ -179,7 +179,7 @@ fn scaling(architecture: &str, meta: &Meta, facts: &Facts) -> Result<Option<Valu
     let factor = meta.float(&key("factor"))?.or(old);
     match (meta.text(&key("type"))?, factor) {
         (None, None) | (Some("none"), _) | (Some("linear"), None) => Ok(None),
-        (None | Some("linear"), Some(factor)) if factor == 1.0 => Ok(None),
+        (None | Some("linear"), Some(1.0)) => Ok(None),
         (None | Some("linear"), Some(factor)) => {
             Ok(Some(json!({"rope_type": "linear", "type": "linear", "factor": factor})))
         }

@@ -338,7 +338,7 @@ fn exp2(x: __m512) -> __m512 {
     let f = _mm512_reduce_ps::<0>(x);
     let p = _mm512_fmadd_ps(_mm512_set1_ps(0.055_170_34), f, _mm512_set1_ps(0.242_612_93));
     let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693_261_4));
-    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.999_927_97));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.999_928));
     _mm512_scalef_ps(p, _mm512_roundscale_ps::<0>(x))
 }
 

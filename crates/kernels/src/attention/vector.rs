@@ -213,7 +213,7 @@ unsafe fn polynomial<V: Vector>(f: V) -> V {
         let p = p.mul_add(f, V::splat(0.009_618_49));
         let p = p.mul_add(f, V::splat(0.055_503_286));
         let p = p.mul_add(f, V::splat(0.240_226_47));
-        let p = p.mul_add(f, V::splat(0.693_147_2));
+        let p = p.mul_add(f, V::splat(std::f32::consts::LN_2));
         p.mul_add(f, V::splat(1.0))
     }
 }

@@ -25,7 +25,7 @@ pub struct PackedBf16 {
 impl PackedBf16 {
     /// Rounds and packs a single-precision weight.
     pub fn from_f32(w: &[f32], outputs: usize, inputs: usize) -> Self {
-        Self::pack(w, outputs, inputs, |x, out| cast::f32_to_bf16(x, out))
+        Self::pack(w, outputs, inputs, cast::f32_to_bf16)
     }
 
     /// Packs a bfloat16 weight as it is.
