@@ -166,11 +166,14 @@ impl Parts {
     }
 }
 
+/// What makes a block differ from the plain one; the flag is whether its parts are parallel.
+type Change<'a> = &'a mut dyn FnMut(&mut Parts, &mut Attention<Weight>, &mut Mlp<Weight>, &mut bool);
+
 /// A block and what it is called in failures.
 fn blocks() -> Vec<(&'static str, Block<Weight>)> {
     let mut parts = Parts(Lcg(5));
     let mut all = Vec::new();
-    let mut add = |name, change: &mut dyn FnMut(&mut Parts, &mut Attention<Weight>, &mut Mlp<Weight>, &mut bool)| {
+    let mut add = |name, change: Change<'_>| {
         let Block { mut attn, mut mlp, mut parallel } = parts.block();
         change(&mut parts, attn.as_mut().unwrap(), mlp.as_mut().unwrap(), &mut parallel);
         all.push((name, Block { attn, mlp, parallel }));
