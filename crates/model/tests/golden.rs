@@ -43,8 +43,13 @@ fn golden_names() -> Vec<String> {
 }
 
 fn blocks(model: &Model<Source>) -> Vec<&Block<Source>> {
-    let block = |stage| if let &Stage::Block(ref block) = stage { Some(block) } else { None };
-    model.stages.iter().filter_map(block).collect()
+    let mut blocks = Vec::new();
+    for stage in &model.stages {
+        if let Stage::Block(block) = stage {
+            blocks.push(block);
+        }
+    }
+    blocks
 }
 
 fn heads(model: &Model<Source>) -> Vec<&Heads> {

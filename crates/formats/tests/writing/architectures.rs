@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use brevity_formats::{Checkpoint, Dense, Error, FORMATS, Format, Native, Why, format};
+use brevity_formats::{Checkpoint, Dense, Error, FORMATS, Native, Why, format};
 use brevity_model::{Expr, Group};
 use serde_json::Value;
 

@@ -115,8 +115,11 @@ fn a_finished_directory_holds_shards_index_and_small_files() {
     }
 }
 
+/// The files of a directory with their bytes.
+type Files = BTreeMap<String, Vec<u8>>;
+
 /// Every state that a run which is killed can leave behind, as the files that are there.
-fn interrupted() -> (Vec<BTreeMap<String, Vec<u8>>>, BTreeMap<String, Vec<u8>>) {
+fn interrupted() -> (Vec<Files>, Files) {
     let dir = tempfile::tempdir().unwrap();
     let mut states = Vec::new();
     let mut output = open(dir.path()).unwrap();
