@@ -79,6 +79,7 @@ pub mod attention;
 pub mod bits;
 pub mod cast;
 pub mod cpu;
+pub mod gram;
 pub mod grid;
 pub mod linalg;
 pub mod matmul;

@@ -26,6 +26,7 @@ mod leaves;
 mod method;
 mod prune;
 mod quantize;
+mod seen;
 mod settings;
 
 use serde_json::Value;
@@ -35,17 +36,22 @@ pub use error::{Error, Result};
 pub use method::{Cx, LinearMethod, Survey, surveyed};
 pub use prune::magnitude::Magnitude;
 pub use quantize::rtn::Rtn;
+pub use seen::{Fold, Needs, Seen, Shared};
 pub use settings::Setting;
 
 /// What a method does to a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    /// Aims the layer at what it should return, before anything is taken from it.
+    Retarget,
     /// Removes entries.
     Prune,
     /// Puts factors in place of a matrix.
     Decompose,
     /// Codes numbers with fewer bits.
     Quantize,
+    /// Corrects what the steps before left.
+    Correct,
 }
 
 /// A method in the list: all that a recipe, a help page or a test needs to know of it.

@@ -5,6 +5,7 @@ use std::fmt;
 use brevity_model::{Form, Linear, Site, Weight};
 
 use crate::error::{Error, Result};
+use crate::seen::{Needs, Seen};
 
 /// What a method knows besides the layer.
 #[derive(Clone, Debug)]
@@ -15,12 +16,22 @@ pub struct Cx<'a> {
     pub notes: Vec<String>,
     /// Where randomness comes from.
     pub seed: u64,
+    /// What was seen of the layer's inputs: at least what [`LinearMethod::needs`] asks for.
+    pub seen: &'a Seen,
+    /// What the method found and chose, by name, for the report: `damp`, `held_out_error`.
+    pub figures: Vec<(&'static str, f64)>,
 }
 
 impl<'a> Cx<'a> {
-    /// Nothing noted yet.
+    /// For a method that looks at weights only. Nothing noted yet.
     pub fn new(site: &'a Site, seed: u64) -> Self {
-        Cx { site, notes: Vec::new(), seed }
+        static NOTHING: Seen = Seen::nothing();
+        Cx::with(site, seed, &NOTHING)
+    }
+
+    /// With what was seen of the layer's inputs. Nothing noted yet.
+    pub fn with(site: &'a Site, seed: u64, seen: &'a Seen) -> Self {
+        Cx { site, notes: Vec::new(), seed, seen, figures: Vec::new() }
     }
 }
 
@@ -28,6 +39,16 @@ impl<'a> Cx<'a> {
 ///
 /// The same method with the same settings, layer and seed gives the same bytes, whatever the number of threads.
 pub trait LinearMethod: Send + Sync + fmt::Debug {
+    /// What the method must see of the inputs of the layers it rewrites. Nothing, unless it says otherwise.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// What the survey must see of the inputs of the layers it looks at, in the original model.
+    fn survey_needs(&self) -> Needs {
+        Needs::default()
+    }
+
     /// Changes the layer. On an error the layer may be half changed and must not be used.
     fn rewrite(&self, layer: &mut Linear<Weight>, cx: &mut Cx<'_>) -> Result<()>;
 
@@ -54,7 +75,8 @@ pub trait LinearMethod: Send + Sync + fmt::Debug {
     /// All settings with their values, those by default too; reading them back gives the same method.
     fn settings(&self) -> serde_json::Value;
 
-    /// Bytes that [`LinearMethod::rewrite`] holds at most beside the layer it is given, the result included.
+    /// Bytes that [`LinearMethod::rewrite`] holds at most beside the layer it is given and what was seen, the result
+    /// included.
     fn peak_bytes(&self, layer: &Linear<Form>) -> u64;
 }
 
@@ -63,8 +85,8 @@ pub trait LinearMethod: Send + Sync + fmt::Debug {
 /// Whoever drives it calls [`Survey::look`] on each selected layer, in the order of the model, with the layer as
 /// the earlier steps of the recipe leave it; then asks [`Survey::next_pass`], and starts over while it says so.
 pub trait Survey: Send {
-    /// Looks at one layer.
-    fn look(&mut self, site: &Site, layer: &Linear<Weight>) -> Result<()>;
+    /// Looks at one layer, and at what was seen of its inputs: what [`LinearMethod::survey_needs`] asked for.
+    fn look(&mut self, site: &Site, layer: &Linear<Weight>, seen: &Seen) -> Result<()>;
 
     /// Ends a pass; `true` if all layers must be seen once more, in the same order.
     fn next_pass(&mut self) -> bool;
@@ -84,7 +106,7 @@ pub fn surveyed(
     let Some(mut survey) = method.survey() else { return Ok(method) };
     loop {
         for (site, layer) in layers {
-            survey.look(site, layer)?;
+            survey.look(site, layer, &Seen::nothing())?;
         }
         if !survey.next_pass() {
             return survey.finish();

@@ -295,6 +295,7 @@ fn quantization_after_decomposition_codes_both_factors() {
 fn the_list_is_in_the_order_of_a_recipe() {
     assert!(METHODS.is_sorted_by_key(|entry| entry.kind));
     let family = |kind| match kind {
+        Kind::Retarget | Kind::Correct => "recover.",
         Kind::Prune => "prune.",
         Kind::Decompose => "decompose.",
         Kind::Quantize => "quantize.",

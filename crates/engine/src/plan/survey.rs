@@ -1,7 +1,7 @@
 //! Methods that must see all layers before they touch the first.
 
 use brevity_formats::{Checkpoint, Format, StageView};
-use brevity_methods::{Cx, LinearMethod, Survey};
+use brevity_methods::{Cx, LinearMethod, Seen, Survey};
 use brevity_model::{Form, LeafForm, Linear, Model, Site, Weight};
 use rayon::prelude::*;
 
@@ -119,7 +119,9 @@ fn pass(
             .collect();
         layers.par_iter_mut().try_for_each(|(site, steps, layer)| apply(recipe, before, site, steps, layer, seed))?;
         for (site, _, layer) in &layers {
-            survey.look(site, layer).map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
+            survey
+                .look(site, layer, &Seen::nothing())
+                .map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
         }
         checkpoint.release_stage(n);
     }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::leaves::{check_finite, describe};
 use crate::method::{Cx, LinearMethod, Survey};
+use crate::seen::Seen;
 use crate::settings::{Setting, read, value_error};
 use crate::{Entry, Kind};
 
@@ -304,7 +305,7 @@ struct Ranks {
 }
 
 impl Survey for Ranks {
-    fn look(&mut self, site: &Site, layer: &Linear<Weight>) -> Result<()> {
+    fn look(&mut self, site: &Site, layer: &Linear<Weight>, _: &Seen) -> Result<()> {
         let Keep::Energy(energy) = self.svd.keep else { unreachable!("only energy needs ranks") };
         float_dtype(site, &Form::of(&layer.weight))?;
         let w = finite(site, &layer.weight)?;

@@ -14,6 +14,7 @@ use super::{Cut, Magnitude, NAME, Rule, Scope, Ties, share};
 use crate::error::{Error, Result};
 use crate::leaves::{check_finite, is_rule_leaf};
 use crate::method::{LinearMethod, Survey};
+use crate::seen::Seen;
 
 const LOW: u32 = 15;
 
@@ -104,7 +105,7 @@ impl GlobalCut {
 }
 
 impl Survey for GlobalCut {
-    fn look(&mut self, site: &Site, layer: &Linear<Weight>) -> Result<()> {
+    fn look(&mut self, site: &Site, layer: &Linear<Weight>, _: &Seen) -> Result<()> {
         for (path, leaf) in layer.weight.leaves() {
             if !is_rule_leaf(leaf) {
                 self.count(site, &path, &leaf.to_f32(), leaf.mask.as_ref())?;

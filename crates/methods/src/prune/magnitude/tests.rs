@@ -3,6 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::method::surveyed;
+use crate::seen::Seen;
 
 fn site(n: usize) -> Site {
     format!("blocks.{n}.mlp.up").parse().unwrap()
@@ -161,7 +162,7 @@ fn nan_is_refused_by_name_and_count() {
         assert_eq!(error.to_string(), "`blocks.2.mlp.up` holds 1 NaN and 1 infinite values among 4");
     }
     let mut survey = Magnitude::parse(json!({"scope": "global"})).unwrap().survey().unwrap();
-    assert!(survey.look(&site(1), &layer([1, 1], &[f32::NAN])).is_err());
+    assert!(survey.look(&site(1), &layer([1, 1], &[f32::NAN]), &Seen::nothing()).is_err());
 }
 
 #[test]

@@ -149,7 +149,8 @@ fn a_group_that_does_not_divide_is_refused_padded_or_widened() {
     assert_eq!(error, Error::Group { site: site(), leaf: String::new(), inputs: 100, group: 64 });
     let scales = |ragged: &str| {
         let mut layer = layer([2, 100], w.clone(), Dtype::F32);
-        let mut cx = Cx { site: &site(), notes: Vec::new(), seed: 0 };
+        let at = site();
+        let mut cx = Cx::new(&at, 0);
         Rtn::parse(json!({"group": 64, "ragged": ragged})).unwrap().rewrite(&mut layer, &mut cx).unwrap();
         let Expr::Leaf(Leaf { code: Code::Grid(grid), .. }) = layer.weight else { panic!() };
         (grid.group, grid.scales.len(), cx.notes)

@@ -1,0 +1,133 @@
+//! What was seen of the inputs of a layer, and what a method must see.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use brevity_kernels::gram::{Cross, Gram};
+
+/// What a method must know about the inputs of a layer. Nothing, by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// `Σ x xᵀ`.
+    pub gram: bool,
+    /// `Σ x` and `Σ x²`.
+    pub moments: bool,
+    /// The inputs of the same layer in the original model, beside those in the compressed one.
+    pub reference: bool,
+    /// A part of the samples kept apart, to choose on what was not fitted to.
+    pub held_out: bool,
+}
+
+impl Needs {
+    /// Whether the method looks at weights only.
+    pub fn is_nothing(&self) -> bool {
+        *self == Needs::default()
+    }
+
+    /// What either of two needs.
+    pub fn or(self, other: Needs) -> Needs {
+        Needs {
+            gram: self.gram | other.gram,
+            moments: self.moments | other.moments,
+            reference: self.reference | other.reference,
+            held_out: self.held_out | other.held_out,
+        }
+    }
+}
+
+/// What some samples showed of the inputs of a layer. `x` are the inputs in the compressed model, `r` those in the
+/// original one at the same places.
+#[derive(Clone, Debug, Default)]
+pub struct Fold {
+    /// Rows seen.
+    pub count: u64,
+    /// `Σ x xᵀ`, `[inputs, inputs]`.
+    pub gram: Option<Gram>,
+    /// `Σ (r - x) xᵀ`, `[inputs, inputs]`, where a reference was asked for.
+    pub drift: Option<Cross>,
+    /// `Σ x`.
+    pub sum: Vec<f64>,
+    /// `Σ x²`.
+    pub sum_sq: Vec<f64>,
+    /// `Σ r`, where a reference was asked for.
+    pub reference_sum: Vec<f64>,
+}
+
+impl Fold {
+    /// Adds what another fold has seen. Merging two halves equals seeing everything.
+    pub fn merge(&mut self, other: &Fold) {
+        fn add(a: &mut Vec<f64>, b: &[f64]) {
+            if a.is_empty() {
+                a.extend_from_slice(b);
+            } else {
+                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+            }
+        }
+        self.count += other.count;
+        match (&mut self.gram, &other.gram) {
+            (Some(a), Some(b)) => a.merge(b),
+            (a @ None, Some(b)) => *a = Some(b.clone()),
+            (_, None) => (),
+        }
+        match (&mut self.drift, &other.drift) {
+            (Some(a), Some(b)) => a.merge(b),
+            (a @ None, Some(b)) => *a = Some(b.clone()),
+            (_, None) => (),
+        }
+        add(&mut self.sum, &other.sum);
+        add(&mut self.sum_sq, &other.sum_sq);
+        add(&mut self.reference_sum, &other.reference_sum);
+    }
+}
+
+/// What was seen of the inputs of a layer. Layers that read the same activations share it.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The samples that methods fit to.
+    pub fit: Fold,
+    /// The samples that no method fits to before it has chosen; none seen unless a method asked for them.
+    pub held_out: Fold,
+    /// One minus the mean cosine between what goes into the block and what comes out of it, in a survey.
+    pub influence: Option<f64>,
+    /// Factorizations made of these, by what they are; the layers of a tap and the steps of a recipe share them.
+    pub shared: Shared,
+}
+
+impl Seen {
+    /// Nothing at all: what a method gets that needs nothing.
+    pub const fn nothing() -> Self {
+        const NONE: Fold =
+            Fold { count: 0, gram: None, drift: None, sum: Vec::new(), sum_sq: Vec::new(), reference_sum: Vec::new() };
+        Seen { fit: NONE, held_out: NONE, influence: None, shared: Shared(Mutex::new(BTreeMap::new())) }
+    }
+}
+
+/// Values that are worked out once for all layers that read the same activations.
+#[derive(Debug, Default)]
+pub struct Shared(Mutex<BTreeMap<String, Arc<dyn std::any::Any + Send + Sync>>>);
+
+impl Shared {
+    /// The value called `key`, worked out by `make` if it is not there yet.
+    ///
+    /// # Errors
+    /// What `make` returns; then nothing is kept.
+    pub fn get<T: Send + Sync + 'static, E>(
+        &self,
+        key: &str,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
+        let known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(key).cloned();
+        if let Some(known) = known.and_then(|known| known.downcast::<T>().ok()) {
+            return Ok(known);
+        }
+        let made = Arc::new(make()?);
+        let kept: Arc<dyn std::any::Any + Send + Sync> = made.clone();
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key.to_owned(), kept);
+        Ok(made)
+    }
+
+    /// Forgets what is kept under keys that begin with `prefix`.
+    pub fn forget(&self, prefix: &str) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).retain(|key, _| !key.starts_with(prefix));
+    }
+}
