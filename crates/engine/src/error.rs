@@ -71,6 +71,43 @@ pub enum Error {
         /// Where.
         dir: String,
     },
+    /// A text gives no samples.
+    #[error("`{text}` cannot be used for calibration: {what}")]
+    Text {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A method looks at activations, and there is no text to run.
+    #[error("`{method}` looks at what layers read, and there is no text to calibrate on\n  asked for by {place}")]
+    NoText {
+        /// The method.
+        method: String,
+        /// The step.
+        place: String,
+    },
+    /// A method looks at the inputs of a layer, and nothing shows them.
+    #[error("`{method}` looks at what a layer reads, which cannot be seen for `{site}`\n  asked for by {place}")]
+    Unseen {
+        /// The method.
+        method: String,
+        /// The layer.
+        site: brevity_model::Site,
+        /// The step.
+        place: String,
+    },
+    /// The model cannot be run on the samples.
+    #[error("cannot calibrate: {0}")]
+    Run(brevity_runtime::Error),
+    /// Activations so large that sums of their squares are infinite.
+    #[error("what `{place}` shows at `{tap}` is too large to be summed up")]
+    Overflow {
+        /// The stage.
+        place: brevity_model::Place,
+        /// The tap.
+        tap: &'static str,
+    },
     /// The system gives no threads.
     #[error("cannot start threads: {what}")]
     Threads {
@@ -134,6 +171,17 @@ impl Error {
                  largest layers out with `except`"
             )),
             Error::Disk { .. } => Some("free some space, or choose a directory on a larger disk".into()),
+            Error::Text { .. } => Some("give a text of some thousand words with `--text`".into()),
+            Error::NoText { .. } => Some(
+                "give one with `--text FILE`: some hundred kilobytes of what the model is for, or of general text".into(),
+            ),
+            Error::Unseen { .. } => {
+                Some("only the linear layers of blocks and the output table are looked at; use a method that needs no data there".into())
+            }
+            Error::Run(source) => source.hint(),
+            Error::Overflow { .. } => Some(
+                "the model leaves the range of its numbers on this text; check the checkpoint with `brevity eval`".into(),
+            ),
             Error::Threads { .. } => Some("ask for fewer with `--threads`".into()),
             Error::Cancelled { .. } => Some("run the same command again to go on from there".into()),
             Error::Verify { .. } => {

@@ -27,6 +27,7 @@ mod plan;
 mod recipe;
 mod report;
 mod run;
+mod samples;
 mod select;
 mod work;
 
@@ -34,6 +35,7 @@ pub use card::{CARD, CardScore, write_card};
 pub use error::Error;
 pub use plan::{Lint, Plan, PlanOptions, PlannedSite, PlannedStage, Size};
 pub use recipe::{BadRecipe, Named, Recipe, Step, named, stock};
-pub use report::{Input, RECORD, Record, Report, SiteReport, peak_rss_bytes};
+pub use report::{Input, Phases, RECORD, Record, Report, SiteReport, peak_rss_bytes};
 pub use run::{Observer, RunOptions};
+pub use samples::{Calibration, Draw, Samples, Wanted};
 pub use select::{BadSelector, Selector};

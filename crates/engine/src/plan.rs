@@ -10,13 +10,17 @@ pub(crate) mod survey;
 use std::path::{Path, PathBuf};
 
 use brevity_formats::{Checkpoint, Container, FORMATS, Format, StageView, TensorSpec, format};
+use brevity_kernels::ops::Compute;
 use brevity_methods::LinearMethod;
 use brevity_model::{CodeForm, Form, Linear, Model, Place, Site, Source, Stage};
+use brevity_runtime::{Keep, Tap};
 use serde::Serialize;
 
 pub use self::lints::Lint;
 use crate::error::Error;
 use crate::recipe::{Recipe, nearest};
+use crate::run::looking::Looks;
+use crate::samples::Calibration;
 use crate::work::{Work, step_place};
 
 /// What a plan depends on besides model and recipe.
@@ -34,6 +38,10 @@ pub struct PlanOptions {
     pub seed: u64,
     /// The directory that will be written, to see whether its disk has room.
     pub out: Option<PathBuf>,
+    /// Samples for methods that look at activations. A plan can be made without, but not carried out.
+    pub calibration: Option<Calibration>,
+    /// How many samples of how many tokens to count with where there are none yet.
+    pub expected: Option<(usize, usize)>,
 }
 
 /// Exactly what will happen.
@@ -62,6 +70,11 @@ pub struct Plan {
     pub disk: (u64, Option<u64>),
     /// What looks unintended.
     pub lints: Vec<Lint>,
+    /// The samples that methods will look at.
+    pub calibration: Option<Calibration>,
+    pub(crate) keep: Keep,
+    pub(crate) looks: Looks,
+    pub(crate) sources: Vec<Vec<Form>>,
     pub(crate) identity: String,
     pub(crate) work: Work,
     pub(crate) methods: Vec<Box<dyn LinearMethod>>,
@@ -139,7 +152,29 @@ impl Plan {
             specs = layouts(checkpoint, format, &predicted.forms)?;
         }
         let (sites, size) = sizes::of(checkpoint, recipe, &work, &predicted.forms, &specs)?;
-        let peaks = memory::peaks(model, &work, &predicted, &specs, threads);
+        let looks = Looks::of(&work, &methods, model.stages.len());
+        unseen(recipe, &work, &methods, model.stages.len())?;
+        let mut costs = memory::Costs {
+            model,
+            work: &work,
+            forms: &predicted.forms,
+            layers: &predicted.costs,
+            specs: &specs,
+            looks: &looks,
+            samples: samples(options),
+            keep: Keep::Memory,
+        };
+        let limit = options.max_memory.unwrap_or_else(memory::usual_limit);
+        let fits = |costs: &memory::Costs<'_>| costs.peaks(threads).into_iter().max().unwrap_or(0) <= limit;
+        for keep in [Keep::Memory, Keep::HiddenInMemory, Keep::Files] {
+            costs.keep = keep;
+            if fits(&costs) {
+                break;
+            }
+        }
+        let peaks = costs.peaks(threads);
+        let alone = costs.peaks(1).into_iter().max().unwrap_or(0);
+        let (keep, spilled) = (costs.keep, costs.spilled());
         let stages: Vec<PlannedStage> = specs
             .into_iter()
             .zip(&peaks)
@@ -151,7 +186,7 @@ impl Plan {
                 peak_bytes,
             })
             .collect();
-        let disk = (size.size_bytes_after, options.out.as_deref().and_then(free_bytes));
+        let disk = (size.size_bytes_after + spilled, options.out.as_deref().and_then(free_bytes));
         let mut plan = Plan {
             model: options.model.clone().unwrap_or_else(|| own_name(&checkpoint.path())),
             recipe: recipe.clone(),
@@ -165,13 +200,17 @@ impl Plan {
             peak_memory_bytes: peaks.iter().copied().max().unwrap_or(0),
             disk,
             lints: Vec::new(),
+            calibration: options.calibration.clone().filter(|_| looks.end().is_some()),
+            keep,
+            looks,
+            sources: model.stages.iter().map(|s| linears(s).into_iter().map(|l| l.weight.form).collect()).collect(),
             identity: String::new(),
             work,
             methods,
         };
         plan.identity = identity::of(checkpoint, &plan)?;
         plan.lints = lints::all(&plan, model, &predicted.steps);
-        plan.check(options, model, &predicted.costs)?;
+        plan.check(options, alone)?;
         Ok(plan)
     }
 
@@ -180,18 +219,41 @@ impl Plan {
         self.format.consumers()
     }
 
-    /// Refuses what does not fit.
-    fn check(&self, options: &PlanOptions, model: &Model<Source>, costs: &[Vec<u64>]) -> Result<(), Error> {
+    /// Whether any method looks at activations.
+    pub fn is_calibrated(&self) -> bool {
+        self.looks.end().is_some()
+    }
+
+    /// Bytes of activations that will lie in files for a while, beside the output.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.disk.0 - self.size.size_bytes_after
+    }
+
+    /// Refuses to begin without samples where a method needs them.
+    pub(crate) fn can_calibrate(&self) -> Result<(), Error> {
+        if !self.is_calibrated() || self.calibration.is_some() {
+            return Ok(());
+        }
+        let looks = |&step: &usize| !self.methods[step].needs().is_nothing();
+        let step = (0..self.methods.len()).find(looks).expect("a method looks at activations");
+        Err(Error::NoText { method: self.recipe.steps[step].method.clone(), place: step_place(&self.recipe, step) })
+    }
+
+    /// How layer `at` of stage `n` is stored in the source.
+    pub(crate) fn source(&self, n: usize, at: usize) -> &Form {
+        &self.sources[n][at]
+    }
+
+    /// Refuses what does not fit; `alone` is the memory that one thread needs.
+    fn check(&self, options: &PlanOptions, alone: u64) -> Result<(), Error> {
         let needed = self.peak_memory_bytes;
         if let Some(limit) = options.max_memory.filter(|&limit| limit < needed) {
-            let specs: Vec<_> = self.stages.iter().map(|stage| stage.specs.clone()).collect();
-            let alone = memory::peaks_of(model, &self.work, &self.forms, costs, &specs, 1);
             let worst = self.stages.iter().max_by_key(|stage| stage.peak_bytes);
             return Err(Error::Memory {
                 needed,
                 limit,
                 stage: worst.map_or_else(String::new, |stage| stage.place.to_string()),
-                with_one_thread: alone.into_iter().max().unwrap_or(0),
+                with_one_thread: alone,
             });
         }
         match (self.disk, &options.out) {
@@ -213,6 +275,33 @@ impl Plan {
     pub(crate) fn specs(&self) -> Vec<Vec<TensorSpec>> {
         self.stages.iter().map(|stage| stage.specs.clone()).collect()
     }
+}
+
+/// How many samples of how many tokens there are, or will be.
+fn samples(options: &PlanOptions) -> memory::Tokens {
+    match (&options.calibration, options.expected) {
+        (Some(calibration), _) => {
+            let windows = &calibration.samples.windows;
+            let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
+            memory::Tokens { all: calibration.samples.tokens(), longest, compute: calibration.compute }
+        }
+        (None, Some((samples, length))) => {
+            memory::Tokens { all: samples * length, longest: length, compute: Compute::Bf16 }
+        }
+        (None, None) => memory::Tokens { all: 128 * 2048, longest: 2048, compute: Compute::Bf16 },
+    }
+}
+
+/// Refuses a step that looks at the inputs of a layer which cannot be seen.
+fn unseen(recipe: &Recipe, work: &Work, methods: &[Box<dyn LinearMethod>], stages: usize) -> Result<(), Error> {
+    for (site, steps) in (0..stages).flat_map(|n| work.of(n)) {
+        let looks = steps.iter().find(|&&step| !methods[step].needs().is_nothing());
+        if let Some(&step) = looks.filter(|_| Tap::of(&site.role).is_none()) {
+            let method = recipe.steps[step].method.clone();
+            return Err(Error::Unseen { method, site: site.clone(), place: step_place(recipe, step) });
+        }
+    }
+    Ok(())
 }
 
 /// The methods of a recipe in order.

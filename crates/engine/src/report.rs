@@ -1,10 +1,13 @@
 //! What was done: one record for each layer, and the sums.
 
+use std::collections::BTreeMap;
+
 use brevity_model::Site;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::plan::{Plan, Size};
+use crate::samples::Calibration;
 
 /// What was done to one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +24,13 @@ pub struct SiteReport {
     pub sparsity: f64,
     /// `‖W - Ŵ‖ / ‖W‖` in the Frobenius norm, `Ŵ` multiplied out.
     pub relative_error: f64,
+    /// `‖X (W - Ŵ)ᵀ‖ / ‖X Wᵀ‖` over the inputs `X` that calibration showed, `W` as the steps that take something from
+    /// it got it (behind `recover.retarget`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_error: Option<f64>,
+    /// What the methods found and chose, by name: `damp`, `held_out_error`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, f64>,
     /// What the methods have to say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -38,6 +48,19 @@ pub struct Input {
     pub blake3: String,
 }
 
+/// Where the time of a calibrated run went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Phases {
+    /// Running the model on the samples, and making its weights ready.
+    pub forward_seconds: f64,
+    /// Adding up what the taps show.
+    pub gram_seconds: f64,
+    /// Rewriting layers.
+    pub rewrite_seconds: f64,
+    /// Reading, checking, coding and writing weights.
+    pub io_seconds: f64,
+}
+
 /// What a run did.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -51,6 +74,8 @@ pub struct Report {
     pub sites: Vec<SiteReport>,
     /// Stages that an earlier run had finished.
     pub resumed: usize,
+    /// Where the time went, if samples were looked at.
+    pub phases: Option<Phases>,
     /// Seconds from the first stage to the end of the check.
     pub seconds: f64,
     /// The maximum resident set of the process, if the system says.
@@ -68,6 +93,7 @@ impl Report {
             "bits_per_weight": self.size.bits_per_weight,
             "bits_per_touched_weight": self.size.bits_per_touched_weight,
             "seconds": self.seconds,
+            "phases": self.phases,
             "peak_rss_bytes": self.peak_rss_bytes,
             "sites": self.sites,
         })
@@ -91,6 +117,9 @@ pub struct Record {
     pub format: String,
     /// Where randomness came from.
     pub seed: u64,
+    /// What was looked at, if anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Value>,
     /// The recipe with all settings spelled out.
     pub recipe: Value,
     /// The recipe as YAML.
@@ -125,6 +154,7 @@ impl Record {
             model: plan.model.clone(),
             format: plan.format.name().to_owned(),
             seed: plan.seed,
+            calibration: plan.calibration.as_ref().filter(|_| plan.is_calibrated()).map(Calibration::to_json),
             recipe: plan.recipe.normalised(),
             recipe_yaml: plan.recipe.to_yaml(),
             size_bytes_before: plan.size.size_bytes_before,

@@ -2,6 +2,7 @@
 
 mod check;
 mod layer;
+pub(crate) mod looking;
 mod write;
 
 use std::path::Path;
@@ -12,12 +13,13 @@ use brevity_formats::{Checkpoint, Output, StageView, carried_files};
 use serde::{Deserialize, Serialize};
 
 use self::layer::Job;
+use self::looking::Looking;
 use self::write::Writer;
 use crate::card;
 use crate::digest;
 use crate::error::Error;
 use crate::plan::{Plan, survey};
-use crate::report::{Input, RECORD, Record, Report, SiteReport, peak_rss_bytes};
+use crate::report::{Input, Phases, RECORD, Record, Report, SiteReport, peak_rss_bytes};
 
 /// How a plan is carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,14 +76,16 @@ impl Plan {
         observer: &mut dyn Observer,
     ) -> Result<Report, Error> {
         let start = Instant::now();
+        self.can_calibrate()?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.map_err(|error| Error::Threads { what: error.to_string() })?;
         let mut output = Output::open(out, &self.identity, &self.specs(), options.fresh)?;
         let mut notes = self.earlier(out, &output);
         let resumed = notes.iter().filter(|note| note.is_some()).count();
+        let mut phases = None;
         if resumed < notes.len() {
             let observer = Mutex::new(observer);
-            output = self.stages(checkpoint, output, &mut notes, &pool, &observer)?;
+            (output, phases) = self.stages(checkpoint, output, &mut notes, &pool, &observer)?;
         }
         let notes: Vec<Note> = notes.into_iter().flatten().collect();
         let digests = self.finish(checkpoint, output, &notes)?;
@@ -98,6 +102,7 @@ impl Plan {
             size: self.size,
             sites: notes.into_iter().flat_map(|note| note.rows).collect(),
             resumed,
+            phases,
             seconds: start.elapsed().as_secs_f64(),
             peak_rss_bytes: peak_rss_bytes(),
         })
@@ -136,12 +141,20 @@ impl Plan {
         notes: &mut [Option<Note>],
         pool: &rayon::ThreadPool,
         observer: &Mutex<&mut dyn Observer>,
-    ) -> Result<Output, Error> {
+    ) -> Result<(Output, Option<Phases>), Error> {
         let total = notes.len();
         let surveyed = self.surveyed(checkpoint, pool)?;
         let methods = surveyed.as_deref().unwrap_or(&self.methods);
         let job = Job { plan: self, methods, pool, observer };
         let cancelled = |done| Error::Cancelled { done, total };
+        let mut looking = match &self.calibration {
+            Some(calibration) if self.is_calibrated() => Some(Looking::new(self, calibration, output.dir())?),
+            _ => None,
+        };
+        let written = match looking.is_some() && notes.iter().any(Option::is_some) {
+            true => Some(self.written(checkpoint, &output)?),
+            false => None,
+        };
         std::thread::scope(|scope| {
             let mut writer = Writer::start(scope, output);
             let mut on_disk = notes.iter().filter(|note| note.is_some()).count();
@@ -155,6 +168,13 @@ impl Plan {
             };
             for n in 0..total {
                 if notes[n].is_some() {
+                    if let (Some(looking), Some(written)) = (&mut looking, &written)
+                        && let Err(error) = looking.pass(n, checkpoint, written, &job)
+                    {
+                        let stopped = writer.stop()?;
+                        let done = told(observer, stopped, notes);
+                        return Err(if let Error::Cancelled { .. } = error { cancelled(done) } else { error });
+                    }
                     continue;
                 }
                 let done = told(observer, writer.written()?, notes);
@@ -162,7 +182,7 @@ impl Plan {
                     let written = writer.stop()?;
                     return Err(cancelled(told(observer, written, notes).max(done)));
                 }
-                let worked = self.stage(checkpoint, n, &job);
+                let worked = self.stage(checkpoint, n, &job, looking.as_mut());
                 let (tensors, note) = match worked {
                     Ok(worked) => worked,
                     Err(error) => {
@@ -177,7 +197,7 @@ impl Plan {
             }
             let (output, written) = writer.end()?;
             told(observer, written, notes);
-            Ok(output)
+            Ok((output, looking.map(|looking| looking.phases)))
         })
     }
 
@@ -195,24 +215,42 @@ impl Plan {
         Ok(Some(methods))
     }
 
+    /// The stages that an earlier run has written, as the whole output will be read.
+    fn written(&self, checkpoint: &Checkpoint, output: &Output) -> Result<Checkpoint, Error> {
+        let config = self.format.config(checkpoint.config(), checkpoint.model(), &self.forms)?;
+        let shards = (0..self.stages.len()).filter(|&n| output.is_done(n)).filter_map(|n| output.shard_file(n));
+        let shards: Vec<String> = shards.map(str::to_owned).collect();
+        Ok(Checkpoint::of_shards(output.dir(), &shards, config, checkpoint.model())?)
+    }
+
     /// One stage: what will be written, and what is to be remembered of it.
     fn stage(
         &self,
         checkpoint: &Checkpoint,
         n: usize,
         job: &Job<'_, '_>,
+        mut looking: Option<&mut Looking<'_>>,
     ) -> Result<(Vec<brevity_formats::Tensor>, Note), Error> {
+        let start = Instant::now();
         let model = checkpoint.model();
         let mut stage = checkpoint.load_stage(n)?;
         checkpoint.release_stage(n);
         checkpoint.check_finite(n, &stage)?;
         let input = job.pool.install(|| digest::of_stage(&stage));
-        let rows = job.rewrite(n, &mut stage)?;
+        let read = start.elapsed();
+        let rows = match &mut looking {
+            Some(looking) if looking.is_needed(n) => looking.rewrite(n, checkpoint, &mut stage, job)?,
+            _ => job.rewrite(n, &mut stage)?,
+        };
+        let start = Instant::now();
         let meant = job.pool.install(|| check::meant(self, model, n, &mut stage));
         let view =
             StageView { place: model.place(n), source: &model.stages[n], container: Some(checkpoint.container()) };
         let tensors = job.pool.install(|| self.format.encode(&view, &stage))?;
         checkpoint.release_stage(n);
+        if let Some(looking) = looking {
+            looking.phases.io_seconds += (read + start.elapsed()).as_secs_f64();
+        }
         Ok((tensors, Note { input, rows, meant }))
     }
 

@@ -112,6 +112,25 @@ impl Checkpoint {
         Self::assemble(folder, config, Files::Other(container), format, options)
     }
 
+    /// Opens some of the shards of an output that is not whole yet, as the whole will be read.
+    ///
+    /// `config` is the configuration that the output will have, `like` the model that it is made from. Only stages
+    /// whose shards are named can be loaded.
+    ///
+    /// # Errors
+    /// If a shard cannot be read, or is not of the format that the configuration says.
+    pub fn of_shards(dir: &Path, shards: &[String], config: Config, like: &Model<Source>) -> Result<Self, Error> {
+        let folder = Folder::open(dir)?;
+        let files = SafetensorsFiles::open(&folder, shards)?;
+        let (container, format) = wrap(files, &config, &folder)?;
+        let tensors = Named(&*container);
+        let model = like.try_map(|site, slot, source| {
+            let now = tensors.source(&site, slot, &source.tensor, source.view.clone());
+            Ok::<_, Error>(now.unwrap_or_else(|| source.clone()))
+        })?;
+        Ok(Checkpoint { folder, config, files: Files::Other(container), format, model })
+    }
+
     fn from_gguf(folder: Folder, name: &str, options: Open) -> Result<Self, Error> {
         let path = folder.path().join(name);
         let bytes = folder.map(name)?;

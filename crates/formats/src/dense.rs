@@ -46,6 +46,17 @@ impl Format for Dense {
         Ok(tensors)
     }
 
+    fn held(&self, weight: Weight, source: &Form) -> Weight {
+        let dtype = match dense_dtype(source) {
+            Dtype::F8E4m3 => Dtype::Bf16,
+            dtype => dtype,
+        };
+        match weight {
+            Expr::Leaf(Leaf { code: Code::Float(ref floats), .. }) if floats.dtype() == dtype => weight,
+            other => Weight::float(other.shape(), Floats::from_f32(other.to_f32(), dtype)),
+        }
+    }
+
     fn config(&self, source: &Config, model: &Model<Source>, forms: &Model<Form>) -> Result<Config, Error> {
         let mut config = plain_config(source, model, forms);
         // Weights from blocks of a GGUF file come out as halves.

@@ -35,6 +35,13 @@ pub trait Format: Send + Sync {
     /// As [`Format::layout`], or if a tensor that is carried through cannot be read.
     fn encode(&self, at: &StageView<'_>, weights: &Stage<Weight>) -> Result<Vec<Tensor>, Error>;
 
+    /// A rewritten weight as readers of the files will have it, up to how it is coded; `source` is the form that it had
+    /// in the checkpoint. Formats that hold codes as they are change nothing.
+    fn held(&self, weight: Weight, source: &Form) -> Weight {
+        let _ = source;
+        weight
+    }
+
     /// The `config.json` of the result: that of the source with what changed, and nothing else, changed.
     ///
     /// # Errors

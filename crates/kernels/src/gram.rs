@@ -63,6 +63,19 @@ impl Gram {
         out
     }
 
+    /// Whether all totals are finite.
+    pub fn is_finite(&self) -> bool {
+        self.tiles.iter().flatten().all(|x| x.is_finite())
+    }
+
+    /// `tr(D G Dᵀ)` for `d` `[rows, n]`.
+    pub fn quadratic(&self, rows: usize, d: &[f32]) -> f64 {
+        let (n, g) = (self.n, self.to_f32());
+        let mut y = vec![0.0; rows * n];
+        crate::matmul::matmul_f32(crate::matmul::Dims { m: rows, k: n, n }, d, &g, &mut y);
+        y.iter().zip(d).map(|(y, d)| f64::from(*y) * f64::from(*d)).sum()
+    }
+
     /// The whole symmetric matrix, `[n, n]`.
     pub fn to_f64(&self) -> Vec<f64> {
         let n = self.n;

@@ -18,6 +18,8 @@ pub struct Cx<'a> {
     pub seed: u64,
     /// What was seen of the layer's inputs: at least what [`LinearMethod::needs`] asks for.
     pub seen: &'a Seen,
+    /// The layer as the recipe got it, where whoever drives the method knows it.
+    pub original: Option<&'a Linear<Weight>>,
     /// What the method found and chose, by name, for the report: `damp`, `held_out_error`.
     pub figures: Vec<(&'static str, f64)>,
 }
@@ -31,7 +33,12 @@ impl<'a> Cx<'a> {
 
     /// With what was seen of the layer's inputs. Nothing noted yet.
     pub fn with(site: &'a Site, seed: u64, seen: &'a Seen) -> Self {
-        Cx { site, notes: Vec::new(), seed, seen, figures: Vec::new() }
+        Cx { site, notes: Vec::new(), seed, seen, original: None, figures: Vec::new() }
+    }
+
+    /// The same for a layer that was `original` before the first step.
+    pub fn of(self, original: &'a Linear<Weight>) -> Self {
+        Cx { original: Some(original), ..self }
     }
 }
 

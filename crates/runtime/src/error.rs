@@ -89,6 +89,9 @@ pub enum Error {
         /// Rows of the second model's output table.
         right: usize,
     },
+    /// Activations cannot be kept in a file.
+    #[error("cannot keep activations in a file: {0}")]
+    Spill(std::io::Error),
     /// The caller's own function failed, or asked to stop.
     #[error(transparent)]
     Caller(LoadError),
@@ -110,6 +113,9 @@ impl Error {
             }
             Error::Loose { .. } => Some("such weights can be compressed by methods that need no data".into()),
             Error::Missing { .. } => Some("a model that maps text to text has an embedding, blocks and a head".into()),
+            Error::Spill(_) => Some(
+                "free some space where the output is written, or allow more memory, so that activations stay there".into(),
+            ),
             Error::Empty { .. } => Some("give at least one token".into()),
             _ => None,
         }

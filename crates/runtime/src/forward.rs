@@ -87,7 +87,7 @@ impl Forward {
         self.norm(&embed.norm, x)
     }
 
-    /// One block. With `past`, `x` are the tokens behind those in it, and their keys and values are appended.
+    /// One block: attention and MLP by the four steps below. With `past`, `x` are the tokens behind those in it, and their keys and values are appended.
     /// `lengths` says how many tokens of each padded sequence are real.
     ///
     /// # Errors
@@ -99,25 +99,50 @@ impl Forward {
         lengths: Option<&[usize]>,
         past: Option<&mut Kv>,
     ) -> Result<Tensor> {
-        let attend = |attn: &Attention<Applied>| -> Result<Tensor> {
-            let y = self.norm(&attn.before, x.clone())?;
-            let y = self.attention(attn, &y, lengths, past)?;
-            self.norm(&attn.after, y)
-        };
-        let mix = |mlp: &Mlp<Applied>, x: &Tensor| -> Result<Tensor> {
-            let y = self.norm(&mlp.before, x.clone())?;
-            let y = self.mlp(mlp, &y)?;
-            self.norm(&mlp.after, y)
-        };
         let mut out = x.clone();
         if let Some(attn) = &block.attn {
-            out = self.norm(&attn.sum, ops::add(&out, &attend(attn)?)?)?;
+            let mixed = self.attn_mix(attn, &self.attn_in(attn, x)?, lengths, past)?;
+            out = self.attn_out(attn, &out, &mixed)?;
         }
         if let Some(mlp) = &block.mlp {
-            let y = mix(mlp, if block.parallel { x } else { &out })?;
-            out = self.norm(&mlp.sum, ops::add(&out, &y)?)?;
+            let middle = self.mlp_mid(mlp, &self.mlp_in(mlp, if block.parallel { x } else { &out })?)?;
+            out = self.mlp_out(mlp, &out, &middle)?;
         }
         Ok(out)
+    }
+
+    /// What queries, keys and values are made of: the residual stream, normed.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn attn_in(&self, attn: &Attention<Applied>, x: &Tensor) -> Result<Tensor> {
+        self.norm(&attn.before, x.clone())
+    }
+
+    /// The residual stream behind attention, given what [`Forward::attn_mix`] returned.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn attn_out(&self, attn: &Attention<Applied>, residual: &Tensor, mixed: &Tensor) -> Result<Tensor> {
+        let y = self.norm(&attn.after, self.linear(&attn.o, mixed)?)?;
+        self.norm(&attn.sum, ops::add(residual, &y)?)
+    }
+
+    /// What gate and up are applied to: the residual stream, normed.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn mlp_in(&self, mlp: &Mlp<Applied>, x: &Tensor) -> Result<Tensor> {
+        self.norm(&mlp.before, x.clone())
+    }
+
+    /// The residual stream behind the MLP, given what [`Forward::mlp_mid`] returned.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn mlp_out(&self, mlp: &Mlp<Applied>, residual: &Tensor, middle: &Tensor) -> Result<Tensor> {
+        let y = self.norm(&mlp.after, self.linear(&mlp.down, middle)?)?;
+        self.norm(&mlp.sum, ops::add(residual, &y)?)
     }
 
     /// From activations to logits, `[.., vocabulary]`. `table` is the token table, made ready for products, for
@@ -126,10 +151,7 @@ impl Forward {
     /// # Errors
     /// [`Error::Missing`] if there is no table, or if shapes do not fit.
     pub fn head(&self, head: &Head<Applied>, table: Option<&Applied>, x: &Tensor) -> Result<Tensor> {
-        let mut x = self.norm(&head.norm, x.clone())?;
-        if let Some(project) = &head.project {
-            x = self.linear(project, &x)?;
-        }
+        let x = self.head_in(head, x)?;
         let logits = match (&head.out, table) {
             (Some(out), _) => self.linear(out, &x)?,
             (None, Some(table)) => table.apply(&x, None)?,
@@ -139,6 +161,18 @@ impl Forward {
             Some(cap) => ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?,
             None => logits,
         })
+    }
+
+    /// What the output table is applied to.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn head_in(&self, head: &Head<Applied>, x: &Tensor) -> Result<Tensor> {
+        let x = self.norm(&head.norm, x.clone())?;
+        match &head.project {
+            Some(project) => self.linear(project, &x),
+            None => Ok(x),
+        }
     }
 
     /// A norm, if there is one.
@@ -168,8 +202,11 @@ impl Forward {
         linear.weight.apply(x, bias)
     }
 
-    /// Attention of normed activations, with its output projection.
-    fn attention(
+    /// What the output projection of attention is applied to: the values of each head, mixed. `x` is normed.
+    ///
+    /// # Errors
+    /// If shapes do not fit; [`Error::Mixed`].
+    pub fn attn_mix(
         &self,
         attn: &Attention<Applied>,
         x: &Tensor,
@@ -213,8 +250,7 @@ impl Forward {
             },
             softcap: heads.softcap,
         };
-        let mixed = ops::attention(&spec, self.compute, &q, &k, &v, lengths)?;
-        self.linear(&attn.o, &mixed)
+        Ok(ops::attention(&spec, self.compute, &q, &k, &v, lengths)?)
     }
 
     /// The norm of queries or keys: of each head, or of all together, as the width of its gain says.
@@ -270,8 +306,11 @@ impl Forward {
         Ok(turns)
     }
 
-    /// The MLP of normed activations.
-    fn mlp(&self, mlp: &Mlp<Applied>, x: &Tensor) -> Result<Tensor> {
+    /// What down is applied to: the activation of gate times up, or of up alone. `x` is normed.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn mlp_mid(&self, mlp: &Mlp<Applied>, x: &Tensor) -> Result<Tensor> {
         let act = match mlp.act {
             Activation::Silu => Act::Silu,
             Activation::Gelu => Act::Gelu,
@@ -280,11 +319,9 @@ impl Forward {
             Activation::Relu => Act::Relu,
         };
         let up = self.linear(&mlp.up, x)?;
-        let middle = match &mlp.gate {
+        Ok(match &mlp.gate {
             Some(gate) => ops::act_mul(act, &self.linear(gate, x)?, &up)?,
             None => ops::act(act, &up)?,
-        };
-        drop(up);
-        self.linear(&mlp.down, &middle)
+        })
     }
 }

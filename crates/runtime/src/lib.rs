@@ -9,6 +9,8 @@
 //! * resident, for generation: [`Resident`] keeps all stages and a [`Cache`] of keys and values; [`generate`]
 //!   continues a text.
 //!
+//! [`Flow`] runs calibration samples from tap to tap, for methods that look at the inputs of layers.
+//!
 //! Results depend neither on how windows are batched nor on the number of threads. This crate reads no files (see
 //! `brevity-formats`) and rewrites no weights (see `brevity-methods`).
 #![forbid(unsafe_code)]
@@ -16,11 +18,13 @@
 mod applied;
 mod cache;
 mod error;
+mod flow;
 mod forward;
 mod generate;
 mod prepare;
 mod read;
 mod resident;
+mod store;
 mod stream;
 mod streamed;
 mod table;
@@ -29,9 +33,11 @@ pub use applied::Applied;
 pub use brevity_kernels::ops::Compute;
 pub use cache::{Cache, Kv};
 pub use error::{Error, Result};
+pub use flow::{Flow, Keep, Tap};
 pub use forward::Forward;
 pub use generate::{Sampling, generate};
 pub use prepare::Prepare;
+pub use read::values;
 pub use resident::Resident;
 pub use stream::Stream;
 pub use streamed::{Chunk, Progress, StreamOptions, Visit, Watch, run_streamed, run_streamed_pair};

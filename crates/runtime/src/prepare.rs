@@ -69,13 +69,25 @@ impl Prepare {
     fn weight(&self, role: &Role, slot: Slot, weight: Weight) -> Result<Applied> {
         match (slot, role) {
             (Slot::Bias, _) => self.vector(&weight),
-            (_, Role::Tokens | Role::Positions | Role::Types) => Ok(Applied::Table(Table::new(weight, &self.device)?)),
+            (_, Role::Tokens | Role::Positions | Role::Types) => self.table(weight),
             (_, role) if is_norm(role) => self.vector(&weight),
             _ => self.matrix(weight),
         }
     }
 
-    fn vector(&self, weight: &Weight) -> Result<Applied> {
+    /// A table whose rows are looked up.
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    pub fn table(&self, weight: Weight) -> Result<Applied> {
+        Ok(Applied::Table(Table::new(weight, &self.device)?))
+    }
+
+    /// A bias, or the gain of a norm.
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    pub fn vector(&self, weight: &Weight) -> Result<Applied> {
         let values = weight.to_f32();
         let count = values.len();
         Ok(Applied::Vector(Tensor::from_vec(values, count, &self.device)?))

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Plan;
 use crate::error::Error;
+use crate::samples::Calibration;
 
 /// Bytes looked at in each of a few places of a tensor.
 const SAMPLE: usize = 256;
@@ -21,6 +22,7 @@ pub(super) fn of(checkpoint: &Checkpoint, plan: &Plan) -> Result<String, Error> 
         "recipe": plan.recipe.normalised(),
         "seed": plan.seed,
         "format": plan.format.name(),
+        "calibration": plan.calibration.as_ref().filter(|_| plan.is_calibrated()).map(Calibration::to_json),
         "config": checkpoint.config().to_json(),
     });
     hasher.update(head.to_string().as_bytes());

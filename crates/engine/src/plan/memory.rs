@@ -1,10 +1,13 @@
 //! How much memory the work takes at most.
 
 use brevity_formats::TensorSpec;
-use brevity_model::{CodeForm, Form, Model, Source, Stage};
+use brevity_kernels::gram::{Cross, Gram};
+use brevity_kernels::ops::Compute;
+use brevity_model::{CodeForm, Form, Linear, Model, Source, Stage};
+use brevity_runtime::{Keep, Tap};
 
 use super::linears;
-use super::predict::Predicted;
+use crate::run::looking::Looks;
 use crate::work::Work;
 
 /// The process itself: code, headers, indexes, thread stacks.
@@ -16,56 +19,178 @@ const MAPPED: u64 = 8 << 20;
 /// Rows decoded at once to measure errors and to hash, for each thread.
 const PIECES: u64 = 24 << 20;
 
-/// For each stage, the most that work on it takes, in bytes.
-pub(super) fn peaks(
-    model: &Model<Source>,
-    work: &Work,
-    predicted: &Predicted,
-    specs: &[Vec<TensorSpec>],
-    threads: usize,
-) -> Vec<u64> {
-    peaks_of(model, work, &predicted.forms, &predicted.costs, specs, threads)
+/// Samples that are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tokens {
+    /// Tokens of all samples.
+    pub all: usize,
+    /// Tokens of the longest.
+    pub longest: usize,
+    /// The arithmetic of the model.
+    pub compute: Compute,
 }
 
-/// A stage is loaded whole. Each thread rewrites one layer, of which it keeps the original to tell the error. The
-/// result is encoded while the tensors of the stage before are being written, then handed over.
-pub(super) fn peaks_of(
-    model: &Model<Source>,
-    work: &Work,
-    forms: &Model<Form>,
-    costs: &[Vec<u64>],
-    specs: &[Vec<TensorSpec>],
-    threads: usize,
-) -> Vec<u64> {
-    let encoded = |n: usize| specs[n].iter().map(TensorSpec::bytes).sum::<u64>();
-    let fixed = BASE + threads as u64 * (MAPPED + PIECES);
-    (0..model.stages.len())
-        .map(|n| {
-            let before = forms_of(&model.stages[n]);
-            let loaded = stage_bytes(&before);
-            let rewritten = stage_bytes(&forms.stages[n]);
-            // The layers in hand: their originals beside them, and what their steps need.
-            let layers = linears(&before).into_iter().zip(&costs[n]).zip(work.of(n));
-            let mut in_hand: Vec<u64> = layers
-                .filter(|(_, (_, steps))| !steps.is_empty())
-                .map(|((layer, cost), _)| held_bytes(&layer.weight) + cost)
-                .collect();
-            in_hand.sort_unstable_by(|a, b| b.cmp(a));
-            let rewriting = in_hand.iter().take(threads).sum::<u64>() + loaded.max(rewritten);
-            // Expressions are multiplied out to compare, and to write them as floats.
-            let mut whole: Vec<u64> = linears(&forms.stages[n])
-                .iter()
-                .filter(|layer| layer.weight.as_leaf().is_none())
-                .map(|layer| 12 * layer.weight.shape().iter().product::<usize>() as u64)
-                .collect();
-            whole.sort_unstable_by(|a, b| b.cmp(a));
-            let whole: u64 = whole.iter().take(threads).sum();
-            let rewriting = rewriting + whole;
-            let encoding = rewritten + 2 * encoded(n) + whole;
-            let writing = if n > 0 { encoded(n - 1) } else { 0 };
-            fixed + writing + rewriting.max(encoding)
-        })
-        .collect()
+/// What memory depends on.
+pub(super) struct Costs<'a> {
+    pub model: &'a Model<Source>,
+    pub work: &'a Work,
+    pub forms: &'a Model<Form>,
+    /// What the steps of each layer need beside it.
+    pub layers: &'a [Vec<u64>],
+    pub specs: &'a [Vec<TensorSpec>],
+    pub looks: &'a Looks,
+    pub samples: Tokens,
+    pub keep: Keep,
+}
+
+/// Three quarters of the memory of the machine, or 4 GiB if the system does not say how much that is.
+pub(super) fn usual_limit() -> u64 {
+    let kib = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    kib().map_or(4 << 30, |kib| kib * 1024 / 4 * 3)
+}
+
+impl Costs<'_> {
+    /// For each stage, the most that work on it takes with so many threads, in bytes.
+    ///
+    /// A stage is loaded whole. Each thread rewrites one layer, of which it keeps the original to tell the error;
+    /// behind what samples show, one layer is in hand. The result is encoded while the tensors of the stage before are
+    /// being written, then handed over.
+    pub fn peaks(&self, threads: usize) -> Vec<u64> {
+        let encoded = |n: usize| self.specs[n].iter().map(TensorSpec::bytes).sum::<u64>();
+        let fixed = BASE + threads as u64 * (MAPPED + PIECES);
+        let end = self.looks.end().unwrap_or(0);
+        let kept = if end > 0 { self.kept() } else { 0 };
+        (0..self.model.stages.len())
+            .map(|n| {
+                let before = forms_of(&self.model.stages[n]);
+                let loaded = stage_bytes(&before);
+                let rewritten = stage_bytes(&self.forms.stages[n]);
+                // The layers in hand: their originals beside them, and what their steps need.
+                let layers = linears(&before).into_iter().zip(&self.layers[n]).zip(self.work.of(n));
+                let mut in_hand: Vec<u64> = layers
+                    .filter(|(_, (_, steps))| !steps.is_empty())
+                    .map(|((layer, cost), _)| held_bytes(&layer.weight) + cost)
+                    .collect();
+                in_hand.sort_unstable_by(|a, b| b.cmp(a));
+                let at_once = if n < end { 1 } else { threads };
+                let rewriting = in_hand.iter().take(at_once).sum::<u64>() + loaded.max(rewritten);
+                // Expressions are multiplied out to compare, and to write them as floats.
+                let mut whole: Vec<u64> = linears(&self.forms.stages[n])
+                    .iter()
+                    .filter(|layer| layer.weight.as_leaf().is_none())
+                    .map(|layer| 12 * layer.weight.shape().iter().product::<usize>() as u64)
+                    .collect();
+                whole.sort_unstable_by(|a, b| b.cmp(a));
+                let whole: u64 = whole.iter().take(threads).sum();
+                let rewriting = rewriting + whole + if n < end { self.looking(n, &before) } else { 0 };
+                let encoding = rewritten + 2 * encoded(n) + whole;
+                let writing = if n > 0 { encoded(n - 1) } else { 0 };
+                let kept = if n < end { kept } else { 0 };
+                fixed + writing + kept + rewriting.max(encoding)
+            })
+            .collect()
+    }
+
+    /// Models that run on the samples: one, or two with a reference.
+    fn runs(&self) -> u64 {
+        if self.looks.reference { 2 } else { 1 }
+    }
+
+    /// Bytes of hidden states, and of what lies between two taps, of one model on all samples.
+    fn states(&self) -> [u64; 2] {
+        let tokens = self.samples.all as u64;
+        let widths = self.model.stages.iter().map(|stage| widths(&forms_of(stage)));
+        let (between, aside) = widths.fold((0, false), |(most, aside), w| (most.max(w.between), aside | w.parallel));
+        let hidden = tokens * self.model.hidden as u64 * if aside { 8 } else { 4 };
+        [hidden, tokens * between as u64 * if self.samples.compute == Compute::Bf16 { 2 } else { 4 }]
+    }
+
+    /// Bytes of activations in memory between two samples.
+    fn kept(&self) -> u64 {
+        let [hidden, between] = self.states();
+        self.runs()
+            * match self.keep {
+                Keep::Memory => hidden + between,
+                Keep::HiddenInMemory => hidden,
+                Keep::Files => 0,
+            }
+    }
+
+    /// Bytes of activations in files.
+    pub fn spilled(&self) -> u64 {
+        match self.looks.end() {
+            Some(_) => self.runs() * self.states().iter().sum::<u64>() - self.kept(),
+            None => 0,
+        }
+    }
+
+    /// What looking at the inputs of the layers of a stage takes: the stage made ready, one sample on its way, what was
+    /// seen, and in reporting the layer twice in single precision.
+    fn looking(&self, n: usize, before: &Stage<Form>) -> u64 {
+        let ready: u64 = before.weights().into_iter().map(|(_, _, form)| form.parameters() as u64).sum();
+        let ready = ready * if self.samples.compute == Compute::Bf16 { 2 } else { 4 };
+        let ready = if matches!(before, Stage::Embed(_)) { stage_bytes(before) } else { ready };
+        let sample = self.samples.longest as u64 * 4 * widths(before).sample as u64;
+        let seen = |(role, layer): &(brevity_model::Role, Linear<Form>)| {
+            let needs = Tap::of(role).map(|tap| self.looks.at(n, tap)).filter(|needs| !needs.is_nothing())?;
+            let [rows, width] = layer.weight.shape();
+            let folds = if needs.held_out { 2 } else { 1 };
+            let gram = if needs.gram { Gram::bytes(width) } else { 0 };
+            let drift = if needs.gram && needs.reference { Cross::bytes(width) } else { 0 };
+            Some(folds * (gram + drift + 24 * width as u64) + 8 * (rows * width) as u64)
+        };
+        let mut copy = before.clone();
+        let layers = copy.linears_mut().into_iter().map(|(role, layer)| (role, layer.clone()));
+        let seen = layers.filter_map(|layer| seen(&layer)).max().unwrap_or(0);
+        self.runs() * (ready + sample) + seen + SUMS
+    }
+}
+
+/// What sums of outer products take beside their totals.
+const SUMS: u64 = 32 << 20;
+
+/// Numbers for each token in one stage.
+#[derive(Clone, Copy, Debug, Default)]
+struct Widths {
+    /// What is kept between two taps.
+    between: usize,
+    /// All that is there while a sample moves from one tap to the next.
+    sample: usize,
+    /// Whether the MLP reads the input of the block.
+    parallel: bool,
+}
+
+fn widths(stage: &Stage<Form>) -> Widths {
+    let outputs = |linear: &Linear<Form>| linear.weight.shape()[0];
+    let inputs = |linear: &Linear<Form>| linear.weight.shape()[1];
+    match stage {
+        Stage::Block(block) => {
+            let attn = block.attn.as_ref().map_or([0, 0], |attn| {
+                // Queries and keys before and behind their norm and rotation, values, and what is mixed of them.
+                let all = inputs(&attn.q) + 3 * outputs(&attn.q) + 3 * outputs(&attn.k) + outputs(&attn.v);
+                [inputs(&attn.o), all + 2 * inputs(&attn.o)]
+            });
+            let mlp = block.mlp.as_ref().map_or([0, 0], |mlp| {
+                let middle = inputs(&mlp.down);
+                [middle, inputs(&mlp.up) + outputs(&mlp.up) + mlp.gate.as_ref().map_or(0, outputs) + 2 * middle]
+            });
+            let hidden = block.mlp.as_ref().map_or(0, |mlp| outputs(&mlp.down));
+            Widths {
+                between: attn[0].max(mlp[0]),
+                sample: 4 * hidden + attn[1].max(mlp[1]),
+                parallel: block.parallel,
+            }
+        }
+        Stage::Embed(embed) => Widths { sample: 4 * inputs(&embed.tokens), ..Widths::default() },
+        Stage::Head(head) => {
+            Widths { sample: 4 * head.out.as_ref().map_or(0, inputs), ..Widths::default() }
+        }
+        Stage::Loose(_) => Widths::default(),
+    }
 }
 
 fn forms_of(stage: &Stage<Source>) -> Stage<Form> {

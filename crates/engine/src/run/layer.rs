@@ -1,11 +1,12 @@
 //! Rewriting the layers of one stage.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use brevity_methods::{Cx, LinearMethod};
-use brevity_model::{Form, Linear, Site, Stage, Weight};
+use brevity_methods::{Cx, Kind, LinearMethod, Seen};
+use brevity_model::{Floats, Form, Linear, Site, Stage, Weight};
 use rayon::prelude::*;
 
 use super::Observer;
@@ -42,14 +43,9 @@ impl Job<'_, '_> {
                 let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let taken = layer.lock().expect("no one panics with a layer in hand").take();
                 let (at, site, steps, layer) = taken.expect("every layer is taken once");
-                let row = if self.observer.lock().expect("no one panics while watching").cancelled() {
-                    Err(Error::Cancelled { done: 0, total: 0 })
-                } else {
-                    self.pool.install(|| self.layer(n, at, site, steps, layer))
-                };
-                match &row {
-                    Ok(row) => self.observer.lock().expect("no one panics while watching").layer(row),
-                    Err(_) => failed.store(true, Ordering::Relaxed),
+                let row = self.one(n, at, site, steps, layer, &Seen::nothing());
+                if row.is_err() {
+                    failed.store(true, Ordering::Relaxed);
                 }
                 rows.push((at, row));
             }
@@ -69,6 +65,30 @@ impl Job<'_, '_> {
         rows.into_iter().map(|(_, row)| row).collect()
     }
 
+    /// Stops if the observer says so.
+    pub fn go_on(&self) -> Result<(), Error> {
+        match self.observer.lock().expect("no one panics while watching").cancelled() {
+            true => Err(Error::Cancelled { done: 0, total: 0 }),
+            false => Ok(()),
+        }
+    }
+
+    /// One layer through all its steps, unless the observer stops it, who is told of it then.
+    pub fn one(
+        &self,
+        n: usize,
+        at: usize,
+        site: &Site,
+        steps: &[usize],
+        layer: &mut Linear<Weight>,
+        seen: &Seen,
+    ) -> Result<SiteReport, Error> {
+        self.go_on()?;
+        let row = self.pool.install(|| self.layer(n, at, site, steps, layer, seen))?;
+        self.observer.lock().expect("no one panics while watching").layer(&row);
+        Ok(row)
+    }
+
     /// One layer through all its steps.
     fn layer(
         &self,
@@ -77,20 +97,35 @@ impl Job<'_, '_> {
         site: &Site,
         steps: &[usize],
         layer: &mut Linear<Weight>,
+        seen: &Seen,
     ) -> Result<SiteReport, Error> {
         let start = Instant::now();
-        let original = layer.weight.clone();
+        let original = layer.clone();
         let mut notes = Vec::new();
+        let mut figures = BTreeMap::new();
+        // What the layer should be, in the eyes of the steps that take something from it.
+        let mut aim = None;
         for &step in steps {
-            let mut cx = Cx::new(site, self.plan.seed);
+            let kind = self.plan.recipe.steps[step].entry().map(|entry| entry.kind);
+            if aim.is_none() && kind != Some(Kind::Retarget) {
+                aim = Some(layer.weight.clone());
+            }
+            let mut cx = Cx::with(site, self.plan.seed, seen).of(&original);
             self.methods[step]
                 .rewrite(layer, &mut cx)
                 .map_err(|source| Error::Method { place: step_place(&self.plan.recipe, step), source })?;
             notes.append(&mut cx.notes);
+            figures.extend(cx.figures.into_iter().map(|(name, value)| (name.to_owned(), figure(value))));
+        }
+        let form = Form::of(&layer.weight);
+        let data_error = aim.and_then(|aim| data_error(&aim, &layer.weight, seen));
+        if !steps.is_empty() && self.plan.is_calibrated() {
+            let source = self.plan.source(n, at);
+            let weight = std::mem::replace(&mut layer.weight, Weight::float([0, 0], Floats::F32(Vec::new())));
+            layer.weight = self.plan.format.held(weight, &source);
         }
         let planned = self.plan.planned(n, at);
         let [rows, columns] = planned.shape;
-        let form = Form::of(&layer.weight);
         let removed: f64 = form.leaves().iter().map(|(_, leaf)| leaf.sparsity() * leaf.parameters() as f64).sum();
         Ok(SiteReport {
             site: site.clone(),
@@ -98,7 +133,9 @@ impl Job<'_, '_> {
             shape: planned.shape,
             bits: figure(8.0 * planned.bytes_after as f64 / ((rows * columns) as f64).max(1.0)),
             sparsity: figure(removed / (form.parameters() as f64).max(1.0)),
-            relative_error: figure(relative_error(&original, &layer.weight)),
+            relative_error: figure(relative_error(&original.weight, &layer.weight)),
+            data_error: data_error.map(figure),
+            figures,
             notes,
             seconds: Some(start.elapsed().as_secs_f64()),
         })
@@ -108,6 +145,20 @@ impl Job<'_, '_> {
 /// A number with six digits, so that it is read back as it was written.
 fn figure(x: f64) -> f64 {
     format!("{x:.5e}").parse().unwrap_or(x)
+}
+
+/// `‖X (W - Ŵ)ᵀ‖ / ‖X Wᵀ‖` over the inputs that were seen, if they were.
+fn data_error(aim: &Weight, rewritten: &Weight, seen: &Seen) -> Option<f64> {
+    let grams = || [&seen.fit, &seen.held_out].into_iter().filter_map(|fold| fold.gram.as_ref());
+    grams().next()?;
+    let w = aim.to_f32();
+    let gone: Vec<f32> = w.iter().zip(rewritten.to_f32()).map(|(w, v)| w - v).collect();
+    let [rows, _] = aim.shape();
+    let sum = |of: &[f32]| grams().map(|gram| gram.quadratic(rows, of)).sum::<f64>();
+    match (sum(&gone).max(0.0), sum(&w)) {
+        (0.0, _) => Some(0.0),
+        (error, norm) => (norm > 0.0).then(|| (error / norm).sqrt()),
+    }
 }
 
 /// `‖W - Ŵ‖ / ‖W‖`; zero if both are zero, one if only `W` is.

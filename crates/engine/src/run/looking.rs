@@ -1,0 +1,311 @@
+//! Rewriting the layers of a stage behind what the samples show of their inputs.
+//!
+//! The samples move from tap to tap. At each tap all samples are looked at, the layers that read it are rewritten, and
+//! only then are they applied: so the errors of every layer are in what the next one sees, and every layer is applied
+//! once. With a reference the original model runs beside, on the same samples.
+
+use std::path::Path;
+use std::time::Instant;
+
+use brevity_formats::Checkpoint;
+use brevity_kernels::gram::{Cross, Gram};
+use brevity_kernels::matmul::Rows;
+use brevity_kernels::ops::Compute;
+use brevity_methods::{Fold, LinearMethod, Needs, Seen};
+use brevity_model::{Linear, Place, Stage, Weight};
+use brevity_runtime::{Applied, Flow, Keep, Prepare, Tap, values};
+use candle_core::Tensor;
+
+use super::layer::Job;
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::report::{Phases, SiteReport};
+use crate::samples::Calibration;
+use crate::work::Work;
+
+/// What each tap of each stage must show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Looks {
+    stages: Vec<Vec<(Tap, Needs)>>,
+    /// Whether the original model must run beside.
+    pub reference: bool,
+}
+
+impl Looks {
+    /// Asks the methods of a recipe.
+    pub fn of(work: &Work, methods: &[Box<dyn LinearMethod>], stages: usize) -> Self {
+        let mut looks = Looks { stages: vec![Vec::new(); stages], reference: false };
+        for n in 0..stages {
+            for (site, steps) in work.of(n) {
+                let needs = steps.iter().map(|&step| methods[step].needs()).fold(Needs::default(), Needs::or);
+                let Some(tap) = Tap::of(&site.role).filter(|_| !needs.is_nothing()) else { continue };
+                looks.reference |= needs.reference;
+                match looks.stages[n].iter_mut().find(|(known, _)| *known == tap) {
+                    Some((_, all)) => *all = all.or(needs),
+                    None => looks.stages[n].push((tap, needs)),
+                }
+            }
+        }
+        looks
+    }
+
+    /// The stage behind which nothing is looked at any more; none if nothing ever is.
+    pub fn end(&self) -> Option<usize> {
+        self.stages.iter().rposition(|taps| !taps.is_empty()).map(|last| last + 1)
+    }
+
+    /// What a tap must show.
+    pub fn at(&self, stage: usize, tap: Tap) -> Needs {
+        self.stages[stage].iter().find(|(known, _)| *known == tap).map_or(Needs::default(), |(_, needs)| *needs)
+    }
+}
+
+/// The samples, wherever they are in the model.
+pub(super) struct Looking<'a> {
+    looks: &'a Looks,
+    compute: Compute,
+    flow: Flow<'a>,
+    reference: Option<Flow<'a>>,
+    held_out: Vec<bool>,
+    prepare: Prepare,
+    pub phases: Phases,
+}
+
+impl<'a> Looking<'a> {
+    /// Samples in front of the first stage; `dir` is where files may be made.
+    pub fn new(plan: &'a Plan, calibration: &'a Calibration, dir: &Path) -> Result<Self, Error> {
+        let (windows, compute) = (&calibration.samples.windows[..], calibration.compute);
+        let flow = |keep: Keep| Flow::new(windows, compute, keep, dir).map_err(Error::Run);
+        let reference = plan.looks.reference.then(|| flow(plan.keep)).transpose()?;
+        Ok(Looking {
+            looks: &plan.looks,
+            compute,
+            flow: flow(plan.keep)?,
+            reference,
+            held_out: calibration.samples.held_out(),
+            prepare: Prepare::new(compute),
+            phases: Phases::default(),
+        })
+    }
+
+    /// Whether anything is looked at in stage `n` or behind it.
+    pub fn is_needed(&self, n: usize) -> bool {
+        self.looks.end().is_some_and(|end| n < end)
+    }
+
+    /// Takes the samples through a stage that an earlier run has written.
+    pub fn pass(&mut self, n: usize, original: &Checkpoint, written: &Checkpoint, job: &Job<'_, '_>) -> Result<(), Error> {
+        if !self.is_needed(n + 1) {
+            return Ok(());
+        }
+        let place = original.model().place(n);
+        let (prepare, samples) = (self.prepare.clone(), self.flow.samples());
+        let ready = |checkpoint: &Checkpoint| -> Result<Stage<Applied>, Error> {
+            let stage = checkpoint.load_stage(n)?;
+            checkpoint.release_stage(n);
+            job.pool.install(|| prepare.stage_owned(stage)).map_err(Error::Run)
+        };
+        let now = ready(written)?;
+        for sample in 0..samples {
+            job.go_on()?;
+            job.pool.install(|| through(&mut self.flow, place, &now, sample))?;
+        }
+        drop(now);
+        if let Some(reference) = &mut self.reference {
+            let then = ready(original)?;
+            for sample in 0..samples {
+                job.go_on()?;
+                job.pool.install(|| through(reference, place, &then, sample))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rewrites the layers of a stage, and takes the samples through it.
+    pub fn rewrite(
+        &mut self,
+        n: usize,
+        original: &Checkpoint,
+        stage: &mut Stage<Weight>,
+        job: &Job<'_, '_>,
+    ) -> Result<Vec<SiteReport>, Error> {
+        let place = original.model().place(n);
+        let samples = self.flow.samples();
+        let mut rows = Vec::new();
+        let mut applied = job.pool.install(|| self.prepare.stage(stage)).map_err(Error::Run)?;
+        let reference = self.reference.is_some().then(|| applied.clone());
+        if let Stage::Block(_) = stage {
+            for tap in Tap::OF_BLOCK {
+                let Some(seen) = self.look(n, place, &applied, reference.as_ref(), tap, job)? else { continue };
+                self.layers(n, Some(tap), stage, &mut applied, &seen, job, &mut rows)?;
+            }
+        } else {
+            let seen = match self.looks.at(n, Tap::HeadIn).is_nothing() {
+                true => Seen::nothing(),
+                false => self
+                    .look(n, place, &applied, reference.as_ref(), Tap::HeadIn, job)?
+                    .unwrap_or_else(Seen::nothing),
+            };
+            self.layers(n, None, stage, &mut applied, &seen, job, &mut rows)?;
+        }
+        if self.is_needed(n + 1) {
+            let start = Instant::now();
+            for sample in 0..samples {
+                job.go_on()?;
+                job.pool.install(|| leave(&mut self.flow, place, &applied, sample))?;
+                if let (Some(flow), Some(applied)) = (&mut self.reference, &reference) {
+                    job.pool.install(|| leave(flow, place, applied, sample))?;
+                }
+            }
+            self.phases.forward_seconds += start.elapsed().as_secs_f64();
+        }
+        Ok(rows)
+    }
+
+    /// Takes the samples to a tap and looks at them; `None` if the stage has no such tap.
+    fn look(
+        &mut self,
+        n: usize,
+        place: Place,
+        applied: &Stage<Applied>,
+        reference: Option<&Stage<Applied>>,
+        tap: Tap,
+        job: &Job<'_, '_>,
+    ) -> Result<Option<Seen>, Error> {
+        if let Stage::Block(block) = applied {
+            let part = match tap {
+                Tap::AttnIn | Tap::AttnMix => block.attn.is_some(),
+                _ => block.mlp.is_some(),
+            };
+            if !part {
+                return Ok(None);
+            }
+        }
+        let needs = self.looks.at(n, tap);
+        let mut seen = Seen::nothing();
+        // Nothing but the norm lies between the boundary and this tap.
+        if needs.is_nothing() && tap == Tap::AttnIn {
+            return Ok(Some(seen));
+        }
+        for sample in 0..self.flow.samples() {
+            job.go_on()?;
+            let start = Instant::now();
+            let x = job.pool.install(|| to_tap(&mut self.flow, place, applied, tap, sample))?;
+            let r = match (&mut self.reference, reference) {
+                (Some(flow), Some(applied)) => Some(job.pool.install(|| to_tap(flow, place, applied, tap, sample))?),
+                _ => None,
+            };
+            self.phases.forward_seconds += start.elapsed().as_secs_f64();
+            if !needs.is_nothing() {
+                let start = Instant::now();
+                let fold = if needs.held_out && self.held_out[sample] { &mut seen.held_out } else { &mut seen.fit };
+                job.pool.install(|| add(fold, needs, &x, r.as_ref().filter(|_| needs.reference), self.compute))?;
+                self.phases.gram_seconds += start.elapsed().as_secs_f64();
+            }
+        }
+        let sound = |fold: &Fold| fold.gram.as_ref().is_none_or(Gram::is_finite);
+        if !sound(&seen.fit) || !sound(&seen.held_out) {
+            return Err(Error::Overflow { place, tap: tap.name() });
+        }
+        Ok(Some(seen))
+    }
+
+    /// Rewrites the layers that read a tap (all, without one), and makes them ready to be applied.
+    #[allow(clippy::too_many_arguments)]
+    fn layers(
+        &mut self,
+        n: usize,
+        tap: Option<Tap>,
+        stage: &mut Stage<Weight>,
+        applied: &mut Stage<Applied>,
+        seen: &Seen,
+        job: &Job<'_, '_>,
+        rows: &mut Vec<SiteReport>,
+    ) -> Result<(), Error> {
+        let all = stage.linears_mut().into_iter().zip(applied.linears_mut()).zip(job.plan.work.of(n)).enumerate();
+        for (at, (((role, layer), (_, ready)), (site, steps))) in all {
+            if steps.is_empty() || tap.is_some_and(|tap| Tap::of(&role) != Some(tap)) {
+                continue;
+            }
+            let start = Instant::now();
+            rows.push(job.one(n, at, site, steps, layer, seen)?);
+            self.phases.rewrite_seconds += start.elapsed().as_secs_f64();
+            let start = Instant::now();
+            *ready = job.pool.install(|| self.ready(layer, ready))?;
+            self.phases.forward_seconds += start.elapsed().as_secs_f64();
+        }
+        Ok(())
+    }
+
+    fn ready(&self, layer: &Linear<Weight>, old: &Linear<Applied>) -> Result<Linear<Applied>, Error> {
+        let weight = match &old.weight {
+            Applied::Table(_) => self.prepare.table(layer.weight.clone()),
+            _ => self.prepare.matrix(layer.weight.clone()),
+        };
+        let bias = layer.bias.as_ref().map(|bias| self.prepare.vector(bias)).transpose();
+        Ok(Linear { weight: weight.map_err(Error::Run)?, bias: bias.map_err(Error::Run)? })
+    }
+}
+
+fn to_tap(flow: &mut Flow<'_>, place: Place, stage: &Stage<Applied>, tap: Tap, sample: usize) -> Result<Tensor, Error> {
+    match stage {
+        Stage::Block(block) => flow.tap(place, block, tap, sample),
+        Stage::Head(head) => flow.head_in(head, sample),
+        _ => unreachable!("only blocks and heads have taps"),
+    }
+    .map_err(Error::Run)
+}
+
+/// From the last tap of a stage to its end.
+fn leave(flow: &mut Flow<'_>, place: Place, stage: &Stage<Applied>, sample: usize) -> Result<(), Error> {
+    match stage {
+        Stage::Embed(embed) => flow.embed(embed, sample),
+        Stage::Block(block) => flow.leave(place, block, sample),
+        Stage::Head(_) | Stage::Loose(_) => Ok(()),
+    }
+    .map_err(Error::Run)
+}
+
+/// Through a whole stage.
+fn through(flow: &mut Flow<'_>, place: Place, stage: &Stage<Applied>, sample: usize) -> Result<(), Error> {
+    match stage {
+        Stage::Block(block) => flow.pass(place, block, sample).map_err(Error::Run),
+        _ => leave(flow, place, stage, sample),
+    }
+}
+
+/// Adds what one sample shows.
+fn add(fold: &mut Fold, needs: Needs, x: &Tensor, r: Option<&Tensor>, compute: Compute) -> Result<(), Error> {
+    let (_, rows, width) = x.dims3().map_err(|source| Error::Run(source.into()))?;
+    fold.count += rows as u64;
+    values(x, |x| {
+        if needs.gram {
+            fold.gram.get_or_insert_with(|| Gram::new(width)).add(rows, Rows::F32(x), compute);
+        }
+        if needs.moments {
+            sums(&mut fold.sum, x, width, |x| x);
+            sums(&mut fold.sum_sq, x, width, |x| x * x);
+        }
+        let Some(r) = r else { return Ok(()) };
+        values(r, |r| {
+            if needs.moments {
+                sums(&mut fold.reference_sum, r, width, |r| r);
+            }
+            if needs.gram {
+                let gone: Vec<f32> = r.iter().zip(x).map(|(r, x)| r - x).collect();
+                let drift = fold.drift.get_or_insert_with(|| Cross::new(width));
+                drift.add(rows, Rows::F32(&gone), Rows::F32(x), compute);
+            }
+        })
+    })
+    .and_then(|done| done)
+    .map_err(Error::Run)
+}
+
+/// Adds `f` of each column's values to its sum.
+fn sums(totals: &mut Vec<f64>, x: &[f32], width: usize, f: impl Fn(f64) -> f64) {
+    totals.resize(width, 0.0);
+    for row in x.chunks_exact(width) {
+        totals.iter_mut().zip(row).for_each(|(total, &x)| *total += f(f64::from(x)));
+    }
+}

@@ -1,0 +1,225 @@
+//! Calibration samples on their way through a model, stopped at the places where activations can be looked at.
+//!
+//! Between two taps what has been worked out is kept, so that each linear layer is applied exactly once to each
+//! sample: with the weights that it has when its turn comes, after it was rewritten.
+
+use std::path::Path;
+
+use brevity_kernels::ops::Compute;
+use brevity_model::{Block, Embed, Head, Place, Role};
+use candle_core::Tensor;
+
+use crate::applied::Applied;
+use crate::error::{Error, Result};
+use crate::forward::Forward;
+use crate::store::{Room, Store};
+use crate::stream::{check_finite, check_ids};
+
+/// A place in the forward pass where activations can be looked at: what some linear layers are applied to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tap {
+    /// What queries, keys and values read.
+    AttnIn,
+    /// What the output projection of attention reads.
+    AttnMix,
+    /// What gate and up read.
+    MlpIn,
+    /// What down reads.
+    MlpMid,
+    /// What the output table reads.
+    HeadIn,
+}
+
+impl Tap {
+    /// The taps of a block, in the order of the forward pass.
+    pub const OF_BLOCK: [Tap; 4] = [Tap::AttnIn, Tap::AttnMix, Tap::MlpIn, Tap::MlpMid];
+
+    /// The tap that a layer reads, if its inputs can be looked at.
+    pub fn of(role: &Role) -> Option<Tap> {
+        match role {
+            Role::Q | Role::K | Role::V => Some(Tap::AttnIn),
+            Role::O => Some(Tap::AttnMix),
+            Role::Gate | Role::Up => Some(Tap::MlpIn),
+            Role::Down => Some(Tap::MlpMid),
+            Role::Out => Some(Tap::HeadIn),
+            _ => None,
+        }
+    }
+
+    /// Its name in reports and errors.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tap::AttnIn => "attn.in",
+            Tap::AttnMix => "attn.mix",
+            Tap::MlpIn => "mlp.in",
+            Tap::MlpMid => "mlp.mid",
+            Tap::HeadIn => "head.in",
+        }
+    }
+}
+
+/// Where a flow keeps its activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// In memory.
+    #[default]
+    Memory,
+    /// Hidden states in memory, and what lies between two taps in a file.
+    HiddenInMemory,
+    /// All in files.
+    Files,
+}
+
+/// The calibration samples inside one model.
+///
+/// Hidden states are kept in single precision. What lies between two taps is kept in the precision of products: a
+/// bfloat16 product rounds its inputs anyway, so nothing is lost.
+#[derive(Debug)]
+pub struct Flow<'a> {
+    forward: Forward,
+    windows: &'a [Vec<u32>],
+    /// `[1, tokens, hidden]` of each sample: what goes into the block, then what comes out of it.
+    hidden: Store,
+    /// What attention mixed, then what the middle of the MLP holds.
+    between: Store,
+    /// The residual stream behind attention, in blocks whose MLP reads the input of the block.
+    aside: Store,
+}
+
+impl<'a> Flow<'a> {
+    /// Samples in front of the embedding. Files are made in `dir` and vanish with the process.
+    ///
+    /// # Errors
+    /// [`Error::Spill`] if a file cannot be made.
+    pub fn new(windows: &'a [Vec<u32>], compute: Compute, keep: Keep, dir: &Path) -> Result<Self> {
+        let lengths: Vec<usize> = windows.iter().map(Vec::len).collect();
+        let file = || tempfile::tempfile_in(dir).map(Room::File).map_err(Error::Spill);
+        let room = |in_memory: bool| if in_memory { Ok(Room::Memory) } else { file() };
+        let hidden = Store::new(room(keep != Keep::Files)?, Compute::F32, &lengths);
+        let between = Store::new(room(keep == Keep::Memory)?, compute, &lengths);
+        let aside = Store::new(room(keep != Keep::Files)?, Compute::F32, &lengths);
+        Ok(Flow { forward: Forward::new(compute), windows, hidden, between, aside })
+    }
+
+    /// How many samples there are.
+    pub fn samples(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// Tokens of a sample.
+    pub fn length(&self, sample: usize) -> usize {
+        self.windows[sample].len()
+    }
+
+    /// The hidden states of a sample at the boundary of two stages, `[1, tokens, hidden]`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] before the embedding, [`Error::Spill`].
+    pub fn hidden(&mut self, sample: usize) -> Result<Tensor> {
+        self.hidden.get(sample)
+    }
+
+    /// Takes a sample through the embedding.
+    ///
+    /// # Errors
+    /// [`Error::Token`], [`Error::Empty`], [`Error::NonFinite`], [`Error::Spill`], or whatever tensors refuse.
+    pub fn embed(&mut self, embed: &Embed<Applied>, sample: usize) -> Result<()> {
+        let at = |e: Error| e.at(Place::Embed);
+        let ids = &self.windows[sample];
+        check_ids(ids, embed.tokens.weight.table().map_err(at)?.shape()[0], sample)?;
+        let x = self.forward.embed(embed, ids, 1, 0).map_err(at)?;
+        check_finite(&x, Place::Embed, sample)?;
+        self.hidden.put(sample, x)
+    }
+
+    /// Takes a sample as far as a tap of a block, and returns what there is to see, `[1, tokens, width]`.
+    ///
+    /// The taps of a block are asked for in order, each once for each sample; a part that the block has not got has
+    /// no taps. Layers behind the tap are not applied yet.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], [`Error::Spill`], or whatever tensors refuse.
+    pub fn tap(&mut self, place: Place, block: &Block<Applied>, tap: Tap, sample: usize) -> Result<Tensor> {
+        let x = self.to_tap(block, tap, sample).map_err(|e| e.at(place))?;
+        check_finite(&x, place, sample)?;
+        Ok(x)
+    }
+
+    fn to_tap(&mut self, block: &Block<Applied>, tap: Tap, sample: usize) -> Result<Tensor> {
+        let part = |what| Error::Missing { what };
+        let attn = || block.attn.as_ref().ok_or(part("attention in this block"));
+        let mlp = || block.mlp.as_ref().ok_or(part("MLP in this block"));
+        match tap {
+            Tap::AttnIn => self.forward.attn_in(attn()?, &self.hidden.get(sample)?),
+            Tap::AttnMix => {
+                let x = self.forward.attn_in(attn()?, &self.hidden.get(sample)?)?;
+                let mixed = self.forward.attn_mix(attn()?, &x, None, None)?;
+                self.between.put(sample, mixed.clone())?;
+                Ok(mixed)
+            }
+            Tap::MlpIn => {
+                let x = self.hidden.get(sample)?;
+                let out = self.past_attention(block, &x, sample)?;
+                let y = self.forward.mlp_in(mlp()?, if block.parallel { &x } else { &out })?;
+                if block.parallel { self.aside.put(sample, out)? } else { self.hidden.put(sample, out)? }
+                Ok(y)
+            }
+            Tap::MlpMid => {
+                let x = self.forward.mlp_in(mlp()?, &self.hidden.get(sample)?)?;
+                let middle = self.forward.mlp_mid(mlp()?, &x)?;
+                self.between.put(sample, middle.clone())?;
+                Ok(middle)
+            }
+            Tap::HeadIn => Err(part("tap of the head")),
+        }
+    }
+
+    fn past_attention(&mut self, block: &Block<Applied>, x: &Tensor, sample: usize) -> Result<Tensor> {
+        match &block.attn {
+            None => Ok(x.clone()),
+            Some(attn) => self.forward.attn_out(attn, x, &self.between.take(sample)?),
+        }
+    }
+
+    /// Takes a sample from the last tap of a block to its end.
+    ///
+    /// # Errors
+    /// As [`Flow::tap`].
+    pub fn leave(&mut self, place: Place, block: &Block<Applied>, sample: usize) -> Result<()> {
+        let out = self.to_end(block, sample).map_err(|e| e.at(place))?;
+        check_finite(&out, place, sample)?;
+        self.hidden.put(sample, out)
+    }
+
+    fn to_end(&mut self, block: &Block<Applied>, sample: usize) -> Result<Tensor> {
+        let Some(mlp) = &block.mlp else {
+            let x = self.hidden.get(sample)?;
+            return self.past_attention(block, &x, sample);
+        };
+        let residual = if block.parallel { self.aside.take(sample)? } else { self.hidden.get(sample)? };
+        let middle = self.between.take(sample)?;
+        self.forward.mlp_out(mlp, &residual, &middle)
+    }
+
+    /// Takes a sample through a whole block at which nothing is looked at.
+    ///
+    /// # Errors
+    /// As [`Flow::tap`].
+    pub fn pass(&mut self, place: Place, block: &Block<Applied>, sample: usize) -> Result<()> {
+        let x = self.hidden.get(sample)?;
+        let y = self.forward.block(block, &x, None, None).map_err(|e| e.at(place))?;
+        check_finite(&y, place, sample)?;
+        self.hidden.put(sample, y)
+    }
+
+    /// What the output table reads of a sample.
+    ///
+    /// # Errors
+    /// As [`Flow::tap`].
+    pub fn head_in(&mut self, head: &Head<Applied>, sample: usize) -> Result<Tensor> {
+        let x = self.hidden.get(sample)?;
+        let x = self.forward.head_in(head, &x).map_err(|e| e.at(Place::Head))?;
+        check_finite(&x, Place::Head, sample)?;
+        Ok(x)
+    }
+}
