@@ -10,7 +10,7 @@ use half::{bf16, f16};
 
 /// Rounds to the upper 16 bits; a NaN keeps its sign and stays a (quiet) NaN.
 #[inline(always)]
-fn to_bf16(x: f32) -> bf16 {
+pub(crate) fn to_bf16(x: f32) -> bf16 {
     let u = x.to_bits();
     let rounded = u.wrapping_add(0x7fff + ((u >> 16) & 1)) >> 16;
     let nan = (u >> 16) | 0x40;

@@ -55,6 +55,12 @@
 //! packed      PackedGrid::new(&grid::Spec, &Scales, codes, [rows, cols]) -> Result   PackedGrid::from_levels(..)
 //!             .linear(m, x: &[f32], bias, y: &mut [f32], Panel::{F32, Bf16})   .to_f32()  .size_bytes()
 //!
+//! gram        Gram::new(n)   .add(rows, Rows [rows, n], Compute)   .merge(&Gram)         Σ xᵀx, f64 totals
+//!             .size() .diagonal() .trace() .is_finite() .to_f64() .to_f32()   Gram::bytes(n)
+//!             .ordered_f64(&[u32], out) .ordered_f32(..)   .quadratic(rows, d[rows, n]) -> f64   tr(D G Dᵀ)
+//!             Cross::new(n)  .add(rows, a, b, Compute)   .merge(&Cross)               Σ aᵀb, f64 totals
+//!             .size() .as_f64() .to_f32()   .inner(rows, a, b) -> f64   tr(A C Bᵀ)   Cross::bytes(n)
+//!
 //! linalg      svd_f32(a, [rows, cols]) -> Result<Svd<f32>>   svd_f64   Svd { u, s, vt }
 //!             randomized_svd_f32(a, [rows, cols], rank, seed) -> Result<Svd<f32>>   randomized_svd_f64
 //!

@@ -112,11 +112,18 @@ pub enum Rows<'a> {
     Bf16(&'a [bf16]),
 }
 
-impl Rows<'_> {
-    fn len(&self) -> usize {
+impl<'a> Rows<'a> {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Rows::F32(x) => x.len(),
             Rows::Bf16(x) => x.len(),
+        }
+    }
+
+    pub(crate) fn slice(self, at: std::ops::Range<usize>) -> Rows<'a> {
+        match self {
+            Rows::F32(x) => Rows::F32(&x[at]),
+            Rows::Bf16(x) => Rows::Bf16(&x[at]),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::few::few_rows;
 use super::{Dims, FEW};
+use gemm::Parallelism;
 use rayon::prelude::*;
 
 /// Row and column strides of an operand.
@@ -16,12 +17,22 @@ fn product(d: Dims, a: &[f32], sa: Strides, b: &[f32], sb: Strides, c: &mut [f32
     assert_eq!(a.len(), d.m * d.k, "the left operand has its shape");
     assert_eq!(b.len(), d.k * d.n, "the right operand has its shape");
     assert_eq!(c.len(), d.m * d.n, "the result has its shape");
-    strided(d, a, sa, b, sb, c, d.n, keep);
+    strided(d, a, sa, b, sb, c, d.n, keep, Parallelism::Rayon(0));
 }
 
 /// Like [`product`], with rows of `c` that lie `stride` apart; `b` may have more columns than `d.n`.
 #[allow(clippy::too_many_arguments)]
-fn strided(d: Dims, a: &[f32], sa: Strides, b: &[f32], sb: Strides, c: &mut [f32], stride: usize, keep: bool) {
+fn strided(
+    d: Dims,
+    a: &[f32],
+    sa: Strides,
+    b: &[f32],
+    sb: Strides,
+    c: &mut [f32],
+    stride: usize,
+    keep: bool,
+    parallelism: Parallelism,
+) {
     if d.m * d.n == 0 {
         return;
     }
@@ -56,7 +67,7 @@ fn strided(d: Dims, a: &[f32], sa: Strides, b: &[f32], sb: Strides, c: &mut [f32
             false,
             false,
             false,
-            gemm::Parallelism::Rayon(0),
+            parallelism,
         );
     }
 }
@@ -102,7 +113,14 @@ pub(crate) fn columns(
     }
     let d = Dims { m, k, n: at.len() };
     let (rows, columns) = (Strides { row: k, col: 1 }, Strides { row: width, col: 1 });
-    strided(d, x, rows, w, columns, &mut y[at.start..], stride, bias.is_some());
+    strided(d, x, rows, w, columns, &mut y[at.start..], stride, bias.is_some(), Parallelism::Rayon(0));
+}
+
+/// A part of `c = aᵀ b` on this thread: `m` columns of `a`, `k` rows, `n` columns of `b`, each operand from its first
+/// column on with rows `pitch` apart, the rows of `c` `stride` apart.
+pub(crate) fn tile_tn([m, k, n]: [usize; 3], a: &[f32], b: &[f32], pitch: usize, c: &mut [f32], stride: usize) {
+    let (down, along) = (Strides { row: 1, col: pitch }, Strides { row: pitch, col: 1 });
+    strided(Dims { m, k, n }, a, down, b, along, c, stride, false, Parallelism::None);
 }
 
 /// `c = a b` with `a` `[m, k]`, `b` `[k, n]`.

@@ -11,10 +11,10 @@ mod few;
 
 pub(crate) use bf16::PANEL;
 pub use bf16::{PackedBf16, Rows, RowsMut, linear_bf16, linear_bf16_scalar};
-pub(crate) use dense::columns;
+pub(crate) use dense::{columns, tile_tn};
 pub use dense::{linear_f32, matmul_f32, matmul_nt_f32, matmul_scalar, matmul_tn_f32};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use dot::{ROWS, pack_rows, panel_times_rows};
+pub(crate) use dot::{ROWS, dots, pack_rows, panel_times_rows};
 
 /// Up to this many rows a product is bound by reading the weights.
 pub const FEW: usize = 8;
