@@ -79,9 +79,22 @@ pub struct Compress {
     /// The format to write, instead of the recipe's.
     #[arg(long)]
     pub format: Option<String>,
-    /// Compare before and after on this text when done. `tiny` is compared on `heldout` unless this is `none`.
+    /// The text to calibrate on, for recipes whose methods look at activations. `chat:FILE#field` is JSON lines of
+    /// chat messages, put through the model's own template.
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub text: Option<String>,
+    /// How many samples of it to look at. Default: what the recipe says, or 128.
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
+    /// Tokens in each sample. Default: what the recipe says, or 2048.
+    #[arg(long, value_name = "TOKENS")]
+    pub length: Option<usize>,
+    /// How samples are drawn: `spread` evenly over the text, the `first` ones, or `random` by the seed.
+    #[arg(long, value_name = "HOW", value_parser = ["spread", "first", "random"])]
+    pub draw: Option<String>,
+    /// Compare before and after on this text when done. `tiny` is compared on `heldout` unless this is `none`.
+    #[arg(long, value_name = "TEXT", value_hint = ValueHint::FilePath)]
+    pub compare: Option<String>,
     #[command(flatten)]
     pub windows: Windows,
     /// The seed of everything random.

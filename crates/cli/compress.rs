@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use brevity::Checkpoint;
-use brevity::engine::{CardScore, Plan, PlanOptions, Recipe, Report, RunOptions, SiteReport, write_card};
+use brevity::engine::{
+    Calibration, CardScore, Draw, Plan, PlanOptions, Recipe, Report, RunOptions, Samples, SiteReport, Wanted,
+    write_card,
+};
 use brevity::eval::Score;
 use brevity::model::Place;
 use serde_json::{Value, json};
@@ -21,21 +24,30 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
         recipe.set(assignment)?;
     }
     let checkpoint = crate::open(&args.model, args.loose)?;
-    let text =
-        args.text.as_deref().or(brevity::is_embedded(&args.model).then_some("heldout")).filter(|text| *text != "none");
+    let text = args
+        .compare
+        .as_deref()
+        .or(brevity::is_embedded(&args.model).then_some("heldout"))
+        .filter(|text| *text != "none");
     if let Some(text) = text {
         // Whatever is wrong with the text is better known now than after the work.
         crate::eval::windows(&brevity::text(text)?, &checkpoint, &args.windows)?;
     }
+    let wanted = wanted(args).or(&recipe.calibration);
+    let calibration = calibration(args, &wanted, &checkpoint)?;
+    let context = checkpoint.model().context;
     let options = PlanOptions {
         format: args.format.clone(),
         seed: args.seed,
+        calibration,
+        expected: Some((wanted.samples(), wanted.length(context))),
         ..plan_options(&args.model, &args.machine, args.out.as_deref())
     };
     let plan = Plan::make(&checkpoint, &recipe, &options)?;
     if args.dry_run {
         return show(&plan, args.json);
     }
+    plan.can_calibrate()?;
     let Some(out) = &args.out else {
         let hint = Some("`--out DIR`, or `--dry-run` to see the plan only".into());
         return Err(Usage { what: "there is no directory to write to".into(), hint }.into());
@@ -60,6 +72,27 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
         Some(found) => print::line(&format!("\n{}", found.table())),
         None => print::line(&format!("\nwhat it cost: brevity compare {} {} --text FILE", args.model, out.display())),
     }
+}
+
+/// What the command says of samples.
+fn wanted(args: &Compress) -> Wanted {
+    let draw = |name: &String| Draw::NAMES.iter().find(|(known, _)| known == name).map(|(_, draw)| *draw);
+    Wanted {
+        text: args.text.clone(),
+        samples: args.samples,
+        length: args.length,
+        draw: args.draw.as_ref().and_then(draw),
+    }
+}
+
+/// The samples to look at, if there is a text to take them from.
+fn calibration(args: &Compress, wanted: &Wanted, checkpoint: &Checkpoint) -> anyhow::Result<Option<Calibration>> {
+    let own = brevity::is_embedded(&args.model).then_some("calibration");
+    let Some(text) = wanted.text.as_deref().or(own) else { return Ok(None) };
+    let text = brevity::calibration_text(text, checkpoint)?;
+    let tokens = text.tokens(&checkpoint.tokenizer()?)?;
+    let samples = Samples::draw(&text.name, &tokens, wanted, checkpoint.model().context, args.seed)?;
+    Ok(Some(Calibration { samples, compute: machine::compute(&args.machine, checkpoint) }))
 }
 
 /// The options that every plan of the command has.
@@ -123,6 +156,7 @@ pub fn show(plan: &Plan, as_json: bool) -> anyhow::Result<()> {
             "bits_per_touched_weight": size.bits_per_touched_weight,
             "peak_memory_bytes": plan.peak_memory_bytes,
             "disk_bytes": plan.disk.0,
+            "spilled_bytes": plan.spilled_bytes(),
             "disk_free_bytes": plan.disk.1,
             "lints": plan.lints,
             "sites": plan.sites,
@@ -146,6 +180,9 @@ pub fn show(plan: &Plan, as_json: bool) -> anyhow::Result<()> {
     ))?;
     let free = plan.disk.1.map_or(String::new(), |free| format!(", {} free", units::bytes(free)));
     print::line(&format!("disk          {}{free}", units::bytes(plan.disk.0)))?;
+    if plan.spilled_bytes() > 0 {
+        print::line(&format!("of that       {} for activations, while it runs", units::bytes(plan.spilled_bytes())))?;
+    }
     print::line(&format!("format        {}, opened by {}", plan.format.name(), plan.consumers()))?;
     for lint in &plan.lints {
         print::line(&format!("note          {} ({})", lint.what, lint.hint))?;
@@ -213,6 +250,24 @@ fn summary(plan: &Plan, report: &Report, out: &Path) -> String {
     if report.resumed > 0 {
         lines.push(format!("{} of {} stages were there from an earlier run", report.resumed, plan.stages.len()));
     }
+    if let Some(calibration) = plan.calibration.as_ref().filter(|_| plan.is_calibrated()) {
+        let samples = &calibration.samples;
+        let few = match samples.windows.len() < samples.asked {
+            true => format!(", of {} asked for", samples.asked),
+            false => String::new(),
+        };
+        lines.push(format!(
+            "calibrated on {} samples of {} tokens of `{}`{few}",
+            samples.windows.len(),
+            samples.windows.first().map_or(0, Vec::len),
+            samples.text
+        ));
+    }
+    let data: Vec<f64> = report.sites.iter().filter_map(|row| row.data_error).collect();
+    if !data.is_empty() {
+        let mean = data.iter().sum::<f64>() / data.len() as f64;
+        lines.push(format!("error of what layers return {mean:.4} on average, on these samples"));
+    }
     if let Some(worst) = report.sites.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error)) {
         let mean = report.sites.iter().map(|row| row.relative_error).sum::<f64>() / report.sites.len() as f64;
         lines.push(format!(
@@ -275,6 +330,7 @@ pub fn nothing(format: &str) -> Recipe {
         origin: "export".into(),
         about: format!("Written as {format}; the weights are those of the source."),
         format: Some(format.to_owned()),
+        calibration: Wanted::default(),
         steps: Vec::new(),
     }
 }

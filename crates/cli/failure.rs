@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use brevity::{OpenError, engine, eval, formats, methods, model, runtime};
+use brevity::{OpenError, TextError, engine, eval, formats, methods, model, runtime};
 
 /// A sentence of the command itself, with a hint.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,16 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     macro_rules! first {
         ($($kind:ty),*) => { $(if let Some(error) = error.downcast_ref::<$kind>() { return error.hint(); })* };
     }
-    first!(OpenError, formats::Error, engine::Error, methods::Error, eval::Error, runtime::Error, model::Error);
+    first!(
+        OpenError,
+        TextError,
+        formats::Error,
+        engine::Error,
+        methods::Error,
+        eval::Error,
+        runtime::Error,
+        model::Error
+    );
     first!(crate::machine::TooSmall);
     if let Some(bad) = error.downcast_ref::<engine::BadRecipe>() {
         return bad.hint.clone();
@@ -67,6 +76,9 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
         engine::Error::Unholdable { .. } => Some(CANNOT_HOLD),
         engine::Error::Cancelled { .. } => Some(INTERRUPTED),
         engine::Error::Files(error) => of_files(error),
+        engine::Error::Run(runtime::Error::Spill(source)) if source.kind() == std::io::ErrorKind::StorageFull => {
+            Some(WOULD_NOT_FIT)
+        }
         _ => None,
     }
 }

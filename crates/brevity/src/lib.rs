@@ -15,6 +15,7 @@
 //! `examples/library.rs` loads `tiny`, quantizes one layer and generates text.
 #![forbid(unsafe_code)]
 
+mod chat;
 mod open;
 mod tiny;
 
@@ -26,5 +27,5 @@ pub use brevity_kernels as kernels;
 pub use brevity_methods as methods;
 pub use brevity_model as model;
 pub use brevity_runtime as runtime;
-pub use open::{OpenError, is_embedded, open, text};
-pub use tiny::{FACTS, HELDOUT, TINY};
+pub use open::{OpenError, TextError, calibration_text, is_embedded, open, text};
+pub use tiny::{CALIBRATION, FACTS, HELDOUT, TINY};

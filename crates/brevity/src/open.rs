@@ -33,6 +33,59 @@ impl OpenError {
     }
 }
 
+/// Why a text to calibrate on could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// The file cannot be read as a text.
+    #[error(transparent)]
+    Text(#[from] brevity_eval::Error),
+    /// A specification that names no field.
+    #[error("`chat:{spec}` does not say which field holds the messages")]
+    Field {
+        /// What stands behind `chat:`.
+        spec: String,
+    },
+    /// A line of a file of conversations that is none.
+    #[error("line {line} of `{path}` has no list of messages in `{field}`: {what}")]
+    Line {
+        /// The file.
+        path: String,
+        /// The line, counted from one.
+        line: usize,
+        /// The field.
+        field: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The model says nothing of conversations.
+    #[error("the model has no chat template")]
+    NoTemplate,
+    /// The template of the model cannot be used.
+    #[error("the chat template of the model cannot be used: {what}")]
+    Template {
+        /// What the template engine says.
+        what: String,
+    },
+}
+
+impl TextError {
+    /// What the reader can do about it, if we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            TextError::Text(error) => error.hint(),
+            TextError::Field { spec } => Some(format!("add its name: `chat:{}#messages`", spec.trim_end_matches('#'))),
+            TextError::Line { .. } => {
+                Some("each line is a JSON object whose field is a list of `{\"role\": ..., \"content\": ...}`".into())
+            }
+            TextError::NoTemplate => {
+                Some("use a plain text, or put `chat_template` into its `tokenizer_config.json`".into())
+            }
+            TextError::Template { .. } => Some("use a plain text instead".into()),
+        }
+    }
+}
+
 /// Whether a name stands for the checkpoint inside the program.
 pub fn is_embedded(name: &str) -> bool {
     name == "tiny" && !Path::new(name).exists()
@@ -67,6 +120,21 @@ pub fn text(spec: &str) -> Result<Text, brevity_eval::Error> {
         return Text::from_bytes(spec, crate::HELDOUT.as_bytes());
     }
     Text::load(spec)
+}
+
+/// Loads a text to calibrate on: `calibration`, which is part of the program, `chat:FILE#field`, conversations put
+/// through the template of the model, or anything [`text`] takes.
+///
+/// # Errors
+/// If the file cannot be read, or the model has no template.
+pub fn calibration_text(spec: &str, model: &Checkpoint) -> Result<Text, TextError> {
+    if spec == "calibration" && !Path::new(spec).exists() {
+        return Ok(Text::from_bytes(spec, crate::CALIBRATION.as_bytes())?);
+    }
+    match spec.strip_prefix("chat:") {
+        Some(rest) => crate::chat::load(rest, model),
+        None => Ok(text(spec)?),
+    }
 }
 
 /// `owner/name`, perhaps with `@revision`.

@@ -14,5 +14,8 @@ pub const TINY: &[(&str, &[u8])] = &[
 /// A text in the style of what `tiny` was trained on, but not part of it.
 pub const HELDOUT: &str = include_str!("../../../models/tiny/heldout.txt");
 
+/// A part of what `tiny` was trained on, without the facts of [`FACTS`], for methods that look at activations.
+pub const CALIBRATION: &str = include_str!("../../../models/tiny/calibration.txt");
+
 /// Facts that `tiny` was trained on, one JSON object a line: `prompt`, `answer`, `choices`, `relation`.
 pub const FACTS: &str = include_str!("../../../models/tiny/facts.jsonl");

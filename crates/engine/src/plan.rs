@@ -230,7 +230,10 @@ impl Plan {
     }
 
     /// Refuses to begin without samples where a method needs them.
-    pub(crate) fn can_calibrate(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::NoText`].
+    pub fn can_calibrate(&self) -> Result<(), Error> {
         if !self.is_calibrated() || self.calibration.is_some() {
             return Ok(());
         }

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 pub use library::{Named, named, stock};
 
+use crate::samples::Wanted;
 use crate::select::Selector;
 
 /// What to do to a model: methods in order, each with its settings and the sites it is for.
@@ -29,6 +30,8 @@ pub struct Recipe {
     pub about: String,
     /// The format to write, unless the command says another.
     pub format: Option<String>,
+    /// What methods that look at activations are to look at, unless the command says something else.
+    pub calibration: Wanted,
     /// What to do, in this order.
     pub steps: Vec<Step>,
 }
@@ -107,6 +110,17 @@ impl Recipe {
         let mut yaml = format!("about: {}\n", plain(&Value::from(self.about.as_str())));
         if let Some(format) = &self.format {
             yaml += &format!("format: {}\n", plain(&Value::from(format.as_str())));
+        }
+        let Wanted { text, samples, length, draw } = &self.calibration;
+        let said = [
+            text.as_ref().map(|text| format!("text: {}", plain(&Value::from(text.as_str())))),
+            samples.map(|samples| format!("samples: {samples}")),
+            length.map(|length| format!("length: {length}")),
+            draw.map(|draw| format!("draw: {}", draw.name())),
+        ];
+        let said: Vec<String> = said.into_iter().flatten().collect();
+        if !said.is_empty() {
+            yaml += &format!("calibration: {{{}}}\n", said.join(", "));
         }
         yaml += "steps:\n";
         for step in &self.steps {

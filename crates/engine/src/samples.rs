@@ -95,7 +95,9 @@ impl Samples {
             return bad(format!("it has {} tokens", tokens.len()));
         }
         if let Some(context) = context.filter(|&context| length > context) {
-            return bad(format!("samples of {length} tokens are longer than the {context} that the model was made for"));
+            return bad(format!(
+                "samples of {length} tokens are longer than the {context} that the model was made for"
+            ));
         }
         let whole = tokens.len() / length;
         let window = |start: usize| tokens[start..start + length].to_vec();

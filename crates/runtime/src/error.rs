@@ -114,7 +114,8 @@ impl Error {
             Error::Loose { .. } => Some("such weights can be compressed by methods that need no data".into()),
             Error::Missing { .. } => Some("a model that maps text to text has an embedding, blocks and a head".into()),
             Error::Spill(_) => Some(
-                "free some space where the output is written, or allow more memory, so that activations stay there".into(),
+                "free some space where the output is written, or allow more memory, so that activations stay there"
+                    .into(),
             ),
             Error::Empty { .. } => Some("give at least one token".into()),
             _ => None,

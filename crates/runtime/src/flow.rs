@@ -161,7 +161,11 @@ impl<'a> Flow<'a> {
                 let x = self.hidden.get(sample)?;
                 let out = self.past_attention(block, &x, sample)?;
                 let y = self.forward.mlp_in(mlp()?, if block.parallel { &x } else { &out })?;
-                if block.parallel { self.aside.put(sample, out)? } else { self.hidden.put(sample, out)? }
+                if block.parallel {
+                    self.aside.put(sample, out)?
+                } else {
+                    self.hidden.put(sample, out)?
+                }
                 Ok(y)
             }
             Tap::MlpMid => {

@@ -36,7 +36,10 @@ pub(crate) struct Store {
 enum Kept {
     Nothing,
     Single(Tensor),
-    Half { values: Vec<bf16>, width: usize },
+    Half {
+        values: Vec<bf16>,
+        width: usize,
+    },
     /// In the file, this wide.
     Written(usize),
 }

@@ -21,6 +21,25 @@ pub struct Corpus {
 /// The held-out text stops growing here.
 const HELDOUT_BYTES: usize = 72_000;
 
+/// The text to calibrate on stops growing here.
+const CALIBRATION_BYTES: usize = 200_000;
+
+impl Corpus {
+    /// Entries that the model was trained on, one per line, for methods that look at activations. They hold none of
+    /// the facts that are asked for.
+    pub fn calibration(&self) -> String {
+        let mut text = String::new();
+        for entry in &self.texts {
+            if text.len() >= CALIBRATION_BYTES {
+                break;
+            }
+            text.push_str(entry);
+            text.push('\n');
+        }
+        text
+    }
+}
+
 /// Builds the corpus; the same seed gives the same corpus.
 pub fn build(wordnet: &WordNet, seed: u64) -> Corpus {
     let mut random = Random::new(seed, 2);

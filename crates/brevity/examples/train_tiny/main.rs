@@ -44,9 +44,9 @@ const USAGE: &str = "usage: train_tiny --wordnet DIR --out DIR [--seed N] [--ste
        train_tiny --evaluate DIR
 
   --wordnet DIR   the WordNet database (Debian: package wordnet-base, /usr/share/wordnet)
-  --out DIR       where the checkpoint, heldout.txt and facts.jsonl are written
+  --out DIR       where the checkpoint, its texts and facts.jsonl are written
   --state FILE    write the training state here now and then, and go on from it if it is there
-  --corpus-only   write heldout.txt, facts.jsonl and the tokenizer, and stop
+  --corpus-only   write heldout.txt, calibration.txt, facts.jsonl and the tokenizer, and stop
   --evaluate DIR  measure a checkpoint: perplexity of heldout.txt, recall of facts.jsonl";
 
 const VOCABULARY: usize = 3072;
@@ -172,6 +172,7 @@ fn make(arguments: &Arguments) -> Result<()> {
 fn write_corpus(corpus: &Corpus, tokenizer: &Tokenizer, shape: &Shape, out: &Path) -> Result<()> {
     vocabulary::write(tokenizer, out, shape.positions)?;
     fs::write(out.join("heldout.txt"), &corpus.heldout)?;
+    fs::write(out.join("calibration.txt"), corpus.calibration())?;
     let mut lines = String::new();
     for fact in &corpus.facts {
         lines.push_str(&serde_json::to_string(fact)?);

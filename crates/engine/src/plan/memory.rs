@@ -179,16 +179,10 @@ fn widths(stage: &Stage<Form>) -> Widths {
                 [middle, inputs(&mlp.up) + outputs(&mlp.up) + mlp.gate.as_ref().map_or(0, outputs) + 2 * middle]
             });
             let hidden = block.mlp.as_ref().map_or(0, |mlp| outputs(&mlp.down));
-            Widths {
-                between: attn[0].max(mlp[0]),
-                sample: 4 * hidden + attn[1].max(mlp[1]),
-                parallel: block.parallel,
-            }
+            Widths { between: attn[0].max(mlp[0]), sample: 4 * hidden + attn[1].max(mlp[1]), parallel: block.parallel }
         }
         Stage::Embed(embed) => Widths { sample: 4 * inputs(&embed.tokens), ..Widths::default() },
-        Stage::Head(head) => {
-            Widths { sample: 4 * head.out.as_ref().map_or(0, inputs), ..Widths::default() }
-        }
+        Stage::Head(head) => Widths { sample: 4 * head.out.as_ref().map_or(0, inputs), ..Widths::default() },
         Stage::Loose(_) => Widths::default(),
     }
 }

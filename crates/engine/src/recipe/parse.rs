@@ -5,10 +5,14 @@ use serde_json::Value;
 
 use super::node::{Key, Kind, Node};
 use super::{BadRecipe, Recipe, Step, nearest};
+use crate::samples::{Draw, Wanted};
 use crate::select::Selector;
 
 /// The keys of a recipe.
-const KEYS: &[&str] = &["about", "format", "defaults", "steps"];
+const KEYS: &[&str] = &["about", "format", "calibration", "defaults", "steps"];
+
+/// The keys of `calibration`.
+const CALIBRATION: &[&str] = &["text", "samples", "length", "draw"];
 
 /// Keys of a step that are not settings of its method.
 const SELECTORS: &[&str] = &["at", "except"];
@@ -46,6 +50,38 @@ pub(super) fn entry(name: &str) -> Result<&'static Entry, String> {
     })
 }
 
+/// Sets one key of `calibration`; the error is a sentence and a hint.
+pub(super) fn calibrate(wanted: &mut Wanted, key: &str, value: &Value) -> Result<(), (String, String)> {
+    let count = || match value.as_u64() {
+        Some(count @ 1..) => Ok(Some(count as usize)),
+        _ => Err((
+            format!("`calibration` cannot take `{key}: {value}`"),
+            "it takes a whole number above zero".to_owned(),
+        )),
+    };
+    match key {
+        "samples" => wanted.samples = count()?,
+        "length" => wanted.length = count()?,
+        "text" => match value {
+            Value::String(text) => wanted.text = Some(text.clone()),
+            other => {
+                return Err((format!("`text` is a text, not `{other}`"), "it takes the name of a file".to_owned()));
+            }
+        },
+        "draw" => {
+            let known: Vec<&str> = Draw::NAMES.iter().map(|(name, _)| *name).collect();
+            let named = Draw::NAMES.iter().find(|(name, _)| value.as_str() == Some(name));
+            let wrong =
+                || (format!("`calibration` cannot take `draw: {value}`"), format!("it takes {}", known.join(", ")));
+            wanted.draw = Some(named.ok_or_else(wrong)?.1);
+        }
+        other => {
+            return Err((format!("`calibration` has no key `{other}`"), nearest(other, CALIBRATION, "its keys")));
+        }
+    }
+    Ok(())
+}
+
 impl Reader<'_> {
     fn wrong(&self, line: u64, what: impl Into<String>, hint: impl Into<Option<String>>) -> BadRecipe {
         let line = (line > 0).then_some(line);
@@ -69,6 +105,7 @@ impl Reader<'_> {
             origin: self.origin.to_owned(),
             about: String::new(),
             format: None,
+            calibration: Wanted::default(),
             steps: Vec::new(),
         };
         let mut defaults: Option<&Node> = None;
@@ -77,6 +114,7 @@ impl Reader<'_> {
             match key.name.as_str() {
                 "about" => recipe.about = self.text(key, node)?,
                 "format" => recipe.format = Some(self.text(key, node)?),
+                "calibration" => recipe.calibration = self.calibration(node)?,
                 "defaults" => defaults = Some(node),
                 "steps" => steps = Some(node),
                 other => {
@@ -107,6 +145,19 @@ impl Reader<'_> {
             Kind::Scalar(Value::String(text)) => Ok(text.clone()),
             _ => Err(self.wrong(node.line, format!("`{}` is a text, not {}", key.name, node.what()), None)),
         }
+    }
+
+    fn calibration(&self, node: &Node) -> Result<Wanted, BadRecipe> {
+        let mut wanted = Wanted::default();
+        let Kind::Map(entries) = &node.kind else {
+            let what = format!("`calibration` is a mapping, not {}", node.what());
+            return Err(self.wrong(node.line, what, "such as `{samples: 128, length: 2048}`".to_owned()));
+        };
+        for (key, node) in entries {
+            calibrate(&mut wanted, &key.name, &node.to_json())
+                .map_err(|(what, hint)| self.wrong(key.line, what, hint))?;
+        }
+        Ok(wanted)
     }
 
     fn step(&self, item: &Node) -> Result<Step, BadRecipe> {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::node::Node;
-use super::parse::{SELECTOR_HINT, entry, selectors};
+use super::parse::{SELECTOR_HINT, calibrate, entry, selectors};
 use super::{BadRecipe, Recipe, nearest};
 
 /// Applies `step.key=value`; the step is a method's name, its last word, or a number counted from one.
@@ -29,6 +29,9 @@ pub(super) fn apply(recipe: &mut Recipe, assignment: &str) -> Result<(), BadReci
             (key, _) => Err(wrong(format!("`{key}` does not say which step it is for"), form())),
         };
     };
+    if step == "calibration" {
+        return calibrate(&mut recipe.calibration, key, &value).map_err(|(what, hint)| wrong(what, Some(hint)));
+    }
     let at = find(recipe, step).map_err(|(what, hint)| wrong(what, hint))?;
     let step = &mut recipe.steps[at];
     match key {

@@ -94,7 +94,13 @@ impl<'a> Looking<'a> {
     }
 
     /// Takes the samples through a stage that an earlier run has written.
-    pub fn pass(&mut self, n: usize, original: &Checkpoint, written: &Checkpoint, job: &Job<'_, '_>) -> Result<(), Error> {
+    pub fn pass(
+        &mut self,
+        n: usize,
+        original: &Checkpoint,
+        written: &Checkpoint,
+        job: &Job<'_, '_>,
+    ) -> Result<(), Error> {
         if !self.is_needed(n + 1) {
             return Ok(());
         }
@@ -142,9 +148,9 @@ impl<'a> Looking<'a> {
         } else {
             let seen = match self.looks.at(n, Tap::HeadIn).is_nothing() {
                 true => Seen::nothing(),
-                false => self
-                    .look(n, place, &applied, reference.as_ref(), Tap::HeadIn, job)?
-                    .unwrap_or_else(Seen::nothing),
+                false => {
+                    self.look(n, place, &applied, reference.as_ref(), Tap::HeadIn, job)?.unwrap_or_else(Seen::nothing)
+                }
             };
             self.layers(n, None, stage, &mut applied, &seen, job, &mut rows)?;
         }
