@@ -8,6 +8,7 @@ use crate::matmul::Rows;
 use crate::ops::Compute;
 use half::bf16;
 
+mod summary;
 mod through;
 
 /// Rows and columns of a tile. Totals are kept, split among threads and given back tile by tile.
