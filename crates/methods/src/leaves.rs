@@ -26,7 +26,6 @@ pub(crate) fn each_mut<L>(expr: &mut Expr<L>, f: &mut impl FnMut(&str, &mut L) -
 ///
 /// Of a product the right factor comes first. What the left factor sees is worked out from what the right one sees
 /// and from the right one as `f` has left it. All terms of a sum see what the sum sees.
-#[allow(dead_code, reason = "the first method that looks at inputs is on its way")]
 pub(crate) fn each_seen(
     weight: &mut Weight,
     seen: &Seen,

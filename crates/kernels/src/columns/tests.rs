@@ -146,6 +146,7 @@ fn unrelated_inputs_leave_plain_rounding() {
     let (rows, n) = (37, 70);
     let w = numbers(rows * n, 1);
     let factor = InverseFactor::new(&crate::gram::Gram::new(n), None, 0.01).unwrap();
+    assert_eq!(factor.columns(), InverseFactor::identity(n).columns());
     for (bits, symmetric) in [(2, true), (4, false), (8, true)] {
         let spec = spec(bits, 32, symmetric);
         let scales = grid::fit(&spec, &w, [rows, n], None).unwrap();

@@ -184,7 +184,7 @@ impl Tile {
     fn trail(&mut self, columns: &Columns<'_>, block: &Block) {
         let (n, padded, width) = (self.cols, self.padded, block.width());
         let after = n - block.end;
-        if after == 0 {
+        if after == 0 || columns.factor.is_identity() {
             return;
         }
         let u = &columns.factor.columns()[block.end * n + block.at..];

@@ -27,6 +27,7 @@ const STRIP: usize = 128;
 pub struct InverseFactor {
     order: Vec<u32>,
     damp: f64,
+    alone: bool,
     /// `U` column by column, with zeros below its diagonal.
     u: Vec<f32>,
 }
@@ -66,11 +67,23 @@ impl InverseFactor {
             invert(&mut h, n, diagonal)?;
             h.into_par_iter().rev().map(|x| x as f32).collect()
         };
-        let mut factor = InverseFactor { order, damp, u };
+        let mut factor = InverseFactor { order, damp, alone: false, u };
         if n > 0 {
             factor.u.par_chunks_mut(n).enumerate().for_each(|(j, column)| column[j + 1..].fill(0.0));
         }
         Ok(factor)
+    }
+
+    /// The factor of inputs that have nothing to do with each other: each weight stands alone.
+    pub fn identity(n: usize) -> Self {
+        let mut u = vec![0.0; n * n];
+        u.iter_mut().step_by(n + 1).for_each(|x| *x = 1.0);
+        InverseFactor { order: (0..n as u32).collect(), damp: 0.0, alone: true, u }
+    }
+
+    /// Whether it was made as [`InverseFactor::identity`].
+    pub(crate) fn is_identity(&self) -> bool {
+        self.alone
     }
 
     /// Rows and columns.
