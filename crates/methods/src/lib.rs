@@ -29,6 +29,8 @@ mod prune;
 mod quantize;
 mod seen;
 mod settings;
+#[cfg(test)]
+mod testing;
 
 use serde_json::Value;
 

@@ -4,6 +4,22 @@ use super::{Cross, Gram, TILE, places, width};
 use crate::matmul::Dims;
 
 impl Gram {
+    /// The totals `whole`, `[n, n]`, of which the symmetric part is kept.
+    pub fn from_f64(n: usize, whole: &[f64]) -> Gram {
+        assert_eq!(whole.len(), n * n, "the totals have their shape");
+        let mut out = Gram::new(n);
+        for ((i, j), tile) in places(n).zip(&mut out.tiles) {
+            let w = width(n, j);
+            for (r, row) in tile.chunks_mut(w).enumerate() {
+                for (c, value) in row.iter_mut().enumerate() {
+                    let (a, b) = (i * TILE + r, j * TILE + c);
+                    *value = 0.5 * (whole[a * n + b] + whole[b * n + a]);
+                }
+            }
+        }
+        out
+    }
+
     /// `B G Bᵀ` for `b` `[rows, n]`: what was seen of `B x`, from what was seen of `x`.
     ///
     /// # Cost
@@ -14,17 +30,7 @@ impl Gram {
         let b: Vec<f64> = b.iter().map(|&x| x.into()).collect();
         let half = times(Dims { m: rows, k: n, n }, &b, &self.to_f64(), false);
         let whole = times(Dims { m: rows, k: n, n: rows }, &half, &b, true);
-        let mut out = Gram::new(rows);
-        for ((i, j), tile) in places(rows).zip(&mut out.tiles) {
-            let w = width(rows, j);
-            for (r, row) in tile.chunks_mut(w).enumerate() {
-                for (c, value) in row.iter_mut().enumerate() {
-                    let (at, mirrored) = ((i * TILE + r, j * TILE + c), (j * TILE + c, i * TILE + r));
-                    *value = 0.5 * (whole[at.0 * rows + at.1] + whole[mirrored.0 * rows + mirrored.1]);
-                }
-            }
-        }
-        out
+        Gram::from_f64(rows, &whole)
     }
 }
 

@@ -189,7 +189,7 @@ impl SparseGpt {
             return Ok(());
         }
         let dtype = values.dtype();
-        let w = values.to_f32();
+        let w = leaf.to_f32();
         check_finite(at.site, at.path, &w)?;
         if self.prune(shape).is_none() && self.quantize.is_none() {
             return Ok(());

@@ -260,7 +260,7 @@ impl Gptq {
             leaf.code = Code::Grid(self.grid.empty(group, dtype, shape));
             return Ok(());
         }
-        let w = values.to_f32();
+        let w = leaf.to_f32();
         check_finite(site, path, &w)?;
         let keep = leaf.mask.as_ref().map(Mask::to_bools);
         let inputs = Inputs::new(NAME, site, path, seen, self.order == Order::Activation, out.notes)?;
