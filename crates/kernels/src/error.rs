@@ -47,6 +47,12 @@ pub enum Error {
         /// How many values are NaN or infinite.
         count: usize,
     },
+    /// A matrix that should be positive definite is not, as far as its precision can tell.
+    #[error("a [{size}, {size}] matrix is not positive definite")]
+    NotPositive {
+        /// Its rows and columns.
+        size: usize,
+    },
     /// An iterative factorization did not converge.
     #[error("the singular values of a [{rows}, {cols}] matrix did not converge")]
     NoConvergence {
@@ -74,6 +80,7 @@ impl Error {
             }
             Error::NoZeroLevel => Some("add 0 to the levels, or quantize without a mask".into()),
             Error::NotFinite { .. } => Some("the checkpoint is damaged or overflowed when it was saved".into()),
+            Error::NotPositive { .. } => Some("use more damping, or more samples".into()),
             _ => None,
         }
     }

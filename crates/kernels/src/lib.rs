@@ -63,6 +63,11 @@
 //!
 //! linalg      svd_f32(a, [rows, cols]) -> Result<Svd<f32>>   svd_f64   Svd { u, s, vt }
 //!             randomized_svd_f32(a, [rows, cols], rank, seed) -> Result<Svd<f32>>   randomized_svd_f64
+//!             InverseFactor::new(&Gram, order: Option<&[u32]>, damp) -> Result   (H + damp I)⁻¹ = Uᵀ U
+//! columns     Columns { factor, grid: Option<Grid { spec, fit }>, prune: Option<Prune>, block }
+//!             .solve(w: &mut [f32], [rows, cols], keep: Option<&[bool]>) -> Result<Solved>
+//!             Solved { codes, scales, keep, loss }   Fit::{Static(&Scales), Dynamic}
+//!             Prune::{Share(f64), Pattern { removed, of }}
 //!
 //! ops         the same over candle tensors, differentiable and device-agnostic when asked to be
 //!             Compute::{F32, Bf16}
@@ -84,6 +89,7 @@ pub mod activation;
 pub mod attention;
 pub mod bits;
 pub mod cast;
+pub mod columns;
 pub mod cpu;
 pub mod gram;
 pub mod grid;

@@ -95,6 +95,30 @@ pub enum Error {
         /// The layer.
         site: Site,
     },
+    /// The method depends on what calibration sees, and was not given it.
+    #[error("`{method}` needs to see {what} to rewrite `{site}`")]
+    Unseen {
+        /// The method.
+        method: &'static str,
+        /// The layer.
+        site: Site,
+        /// What it was not shown.
+        what: &'static str,
+    },
+    /// What calibration saw of the inputs of a layer holds NaN or infinity.
+    #[error("cannot apply `{method}` to `{}`: {count} of its {inputs} inputs were not finite in calibration", place(.site, .leaf))]
+    Inputs {
+        /// The method.
+        method: &'static str,
+        /// The layer.
+        site: Site,
+        /// The path of the matrix in the layer's expression.
+        leaf: String,
+        /// How many inputs were not finite.
+        count: usize,
+        /// How many inputs there are.
+        inputs: usize,
+    },
     /// A layer is not as it was when the survey looked at it.
     #[error("`{site}` is not the layer that `{method}` looked at before")]
     Changed {
@@ -151,6 +175,14 @@ impl Error {
                 ))
             }
             Error::Coded { .. } => Some("put this step before the one that quantizes, or leave the layer out".into()),
+            Error::Unseen { site, .. } => {
+                Some(format!("leave this layer out with `except: [{}]`, if no activations pass it", site.role))
+            }
+            Error::Inputs { site, .. } => Some(format!(
+                "activations overflowed: run the model in single precision, or leave this layer out with \
+                 `except: [{}]`",
+                site.role
+            )),
             Error::NotFinite { .. } => {
                 Some("the checkpoint is damaged, or overflowed when it was saved; get it again".into())
             }

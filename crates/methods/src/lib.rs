@@ -22,19 +22,26 @@
 
 mod decompose;
 mod error;
+mod inputs;
 mod leaves;
 mod method;
 mod prune;
 mod quantize;
 mod seen;
 mod settings;
+#[cfg(test)]
+mod testing;
 
 use serde_json::Value;
 
 pub use decompose::svd::Svd;
 pub use error::{Error, Result};
+pub use inputs::{Auto, Damp};
 pub use method::{Cx, LinearMethod, Survey, surveyed};
 pub use prune::magnitude::Magnitude;
+pub use prune::sparsegpt::SparseGpt;
+pub use quantize::gptq::{Choice, Gptq, Groups, Order};
+pub use quantize::grid::{Clip, GridSettings, Ragged, ScaleDtype, Share, Whole};
 pub use quantize::rtn::Rtn;
 pub use seen::{Fold, Needs, Seen, Shared};
 pub use settings::Setting;
@@ -70,7 +77,13 @@ pub struct Entry {
 }
 
 /// All methods, in the order in which they make sense in a recipe.
-pub const METHODS: &[Entry] = &[prune::magnitude::ENTRY, decompose::svd::ENTRY, quantize::rtn::ENTRY];
+pub const METHODS: &[Entry] = &[
+    prune::magnitude::ENTRY,
+    prune::sparsegpt::ENTRY,
+    decompose::svd::ENTRY,
+    quantize::rtn::ENTRY,
+    quantize::gptq::ENTRY,
+];
 
 /// The method of a name with settings from JSON, an object or `null`.
 ///
@@ -93,6 +106,9 @@ mod tests {
         let hint = |name| method(name, Value::Null).unwrap_err().hint().unwrap();
         assert_eq!(hint("quantise.rtn"), "did you mean `quantize.rtn`?");
         assert_eq!(hint("svd"), "did you mean `decompose.svd`?");
-        assert_eq!(hint("x"), "the methods are prune.magnitude, decompose.svd, quantize.rtn");
+        assert_eq!(
+            hint("x"),
+            "the methods are prune.magnitude, prune.sparsegpt, decompose.svd, quantize.rtn, quantize.gptq"
+        );
     }
 }

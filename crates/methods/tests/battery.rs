@@ -3,7 +3,12 @@
 //! A new method is tested by being in [`METHODS`]; `variants` and `ladder` below are where it names the settings
 //! that are worth trying, and those that must leave less and less error.
 
-use brevity_methods::{Cx, Entry, Error, Kind, LinearMethod, METHODS, method, surveyed};
+use std::sync::OnceLock;
+
+use brevity_kernels::gram::{Cross, Gram};
+use brevity_kernels::matmul::Rows;
+use brevity_kernels::ops::Compute;
+use brevity_methods::{Cx, Entry, Error, Fold, Kind, LinearMethod, METHODS, Seen, method, surveyed};
 use brevity_model::{Code, Dtype, Expr, Floats, Form, Leaf, LeafForm, Linear, Mask, MaskForm, Site, Weight};
 use serde_json::{Value, json};
 
@@ -17,6 +22,21 @@ fn variants(entry: &Entry) -> Vec<Value> {
             json!({"bits": 4, "group": 60, "ragged": "pad"}),
             json!({"bits": 5, "group": 60, "ragged": "channel", "symmetric": false}),
             json!({"bits": 8, "group": "tensor", "range": "mse"}),
+        ],
+        "quantize.gptq" => vec![
+            json!({"bits": 1, "group": 32, "damp": 0.1}),
+            json!({"bits": 2, "group": 32, "symmetric": false, "range": "auto"}),
+            json!({"bits": 3, "group": "channel", "scale_dtype": "f16", "order": "natural", "groups": "dynamic"}),
+            json!({"bits": 4, "group": 60, "ragged": "pad", "order": "natural", "groups": "dynamic", "block": 50}),
+            json!({"bits": 5, "group": 60, "ragged": "channel", "symmetric": false, "block": 1}),
+            json!({"bits": 8, "group": "tensor", "range": "mse", "damp": 0.01}),
+        ],
+        "prune.sparsegpt" => vec![
+            json!({"sparsity": 0.0}),
+            json!({"sparsity": 0.7, "block": 30}),
+            json!({"pattern": "2:4", "damp": 0.1}),
+            json!({"pattern": "3:5", "quantize": {"bits": 3, "group": 60, "ragged": "pad", "symmetric": false}}),
+            json!({"sparsity": 0.5, "quantize": {"bits": 4, "group": 32, "range": "mse"}}),
         ],
         "prune.magnitude" => vec![
             json!({"sparsity": 0.0}),
@@ -40,8 +60,8 @@ fn variants(entry: &Entry) -> Vec<Value> {
 /// Settings that leave less error one after the other.
 fn ladder(entry: &Entry) -> Vec<Value> {
     match entry.name {
-        "quantize.rtn" => (1..=8).map(|bits| json!({"bits": bits, "group": 32})).collect(),
-        "prune.magnitude" => [0.9, 0.6, 0.3, 0.1].iter().map(|s| json!({"sparsity": s})).collect(),
+        "quantize.rtn" | "quantize.gptq" => (1..=8).map(|bits| json!({"bits": bits, "group": 32})).collect(),
+        "prune.magnitude" | "prune.sparsegpt" => [0.9, 0.6, 0.3, 0.1].iter().map(|s| json!({"sparsity": s})).collect(),
         "decompose.svd" => [1, 8, 16, 40].iter().map(|r| json!({"rank": r})).collect(),
         other => panic!("say which settings of `{other}` leave less and less error"),
     }
@@ -84,6 +104,41 @@ fn layers() -> Vec<(&'static str, Linear<Weight>)> {
     weights.into_iter().map(|(name, weight)| (name, Linear { weight, bias: bias() })).collect()
 }
 
+/// What is seen of `samples` inputs that have much in common and differ in size, and that have drifted a little.
+fn fold(samples: usize, n: usize, seed: u64) -> Fold {
+    let (own, common, drift) =
+        (noise(samples * n, seed), noise(samples * 4, seed + 100), noise(samples * n, seed + 200));
+    let one = |at: usize| {
+        let (t, j) = (at / n, at % n);
+        (0.6 * own[at] + common[t * 4 + j % 4] + 0.5 * common[t * 4 + j / 4 % 4]) * (1.0 + (j % 7) as f32 / 3.0) + 0.1
+    };
+    let x: Vec<f32> = (0..samples * n).map(one).collect();
+    let gone: Vec<f32> = drift.iter().map(|d| 0.1 * d).collect();
+    let sum = |f: &dyn Fn(usize) -> f32| -> Vec<f64> {
+        (0..n).map(|j| (0..samples).map(|t| f64::from(f(t * n + j))).sum()).collect()
+    };
+    let (mut gram, mut cross) = (Gram::new(n), Cross::new(n));
+    gram.add(samples, Rows::F32(&x), Compute::F32);
+    cross.add(samples, Rows::F32(&gone), Rows::F32(&x), Compute::F32);
+    Fold {
+        count: samples as u64,
+        gram: Some(gram),
+        drift: Some(cross),
+        sum: sum(&|at| x[at]),
+        sum_sq: sum(&|at| x[at] * x[at]),
+        reference_sum: sum(&|at| x[at] + gone[at]),
+    }
+}
+
+/// What is seen of the inputs of a layer.
+fn seen(layer: &Linear<Weight>) -> Seen {
+    static FOLDS: [OnceLock<[Fold; 2]>; 2] = [const { OnceLock::new() }; 2];
+    let n = layer.weight.shape()[1];
+    assert!(n == 128 || n == 256, "all layers have one of two widths");
+    let folds = FOLDS[usize::from(n == 256)].get_or_init(|| [fold(300, n, 1), fold(80, n, 2)]);
+    Seen { fit: folds[0].clone(), held_out: folds[1].clone(), ..Seen::default() }
+}
+
 fn site(n: usize) -> Site {
     format!("blocks.{n}.mlp.up").parse().unwrap()
 }
@@ -101,8 +156,8 @@ fn for_all(mut f: impl FnMut(&str, &dyn LinearMethod, &Site, &Linear<Weight>, &L
             let layers = layers();
             let method = ready(entry, &settings, &layers);
             for (n, (name, before)) in layers.iter().enumerate() {
-                let (site, mut after) = (site(n), before.clone());
-                let mut cx = Cx::new(&site, 5);
+                let (site, mut after, seen) = (site(n), before.clone(), seen(before));
+                let mut cx = Cx::with(&site, 5, &seen);
                 let case = format!("{} {settings} on {name}", entry.name);
                 method.rewrite(&mut after, &mut cx).unwrap_or_else(|e| panic!("{case}: {e}"));
                 f(&case, &*method, &site, before, &after, &cx.notes);
@@ -194,8 +249,11 @@ fn settings_survive_writing_and_reading() {
     }
 }
 
-fn same(a: &Value, b: &Value) -> bool {
-    a == b || a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| a == b)
+/// Whether a setting as written says what was set; settings within it may be more than those that were set.
+fn same(written: &Value, set: &Value) -> bool {
+    let all = |set: &serde_json::Map<String, Value>| set.iter().all(|(name, value)| same(&written[name], value));
+    let number = written.as_f64().zip(set.as_f64()).is_some_and(|(a, b)| a == b);
+    written == set || number || set.as_object().is_some_and(all)
 }
 
 #[test]
@@ -223,7 +281,7 @@ fn error_falls_with_more_bits_more_rank_and_less_sparsity() {
             let error = |settings: &Value| {
                 let mut after = before.clone();
                 let method = (entry.parse)(settings.clone()).unwrap();
-                method.rewrite(&mut after, &mut Cx::new(&site(0), 0)).unwrap();
+                method.rewrite(&mut after, &mut Cx::with(&site(0), 0, &seen(&before))).unwrap();
                 relative_error(&before, &after)
             };
             let errors: Vec<f64> = ladder(entry).iter().map(error).collect();
@@ -247,7 +305,9 @@ fn weights_that_are_not_finite_are_refused_by_every_method() {
         let mut w = noise(64 * 128, 1);
         w[77] = f32::NAN;
         let mut layer = Linear { weight: Weight::float([64, 128], Floats::F32(w)), bias: None };
-        let error = (entry.parse)(Value::Null).unwrap().rewrite(&mut layer, &mut Cx::new(&site(4), 0)).unwrap_err();
+        let (site, seen) = (site(4), seen(&layer));
+        let mut cx = Cx::with(&site, 0, &seen);
+        let error = (entry.parse)(Value::Null).unwrap().rewrite(&mut layer, &mut cx).unwrap_err();
         assert_eq!(
             error.to_string(),
             "`blocks.4.mlp.up` holds 1 NaN and 0 infinite values among 8192",
@@ -258,7 +318,8 @@ fn weights_that_are_not_finite_are_refused_by_every_method() {
 }
 
 fn apply(name: &str, settings: Value, layer: &mut Linear<Weight>) {
-    method(name, settings).unwrap().rewrite(layer, &mut Cx::new(&site(0), 0)).unwrap();
+    let (site, seen) = (site(0), seen(layer));
+    method(name, settings).unwrap().rewrite(layer, &mut Cx::with(&site, 0, &seen)).unwrap();
 }
 
 #[test]
@@ -271,24 +332,29 @@ fn quantization_keeps_what_pruning_removed() {
         let mut layer = Linear { weight: float([64, 256], 1, Dtype::Bf16), bias: None };
         apply("prune.magnitude", pruned, &mut layer);
         let Expr::Leaf(Leaf { mask: Some(mask), .. }) = layer.weight.clone() else { panic!("pruning leaves a mask") };
-        apply("quantize.rtn", quantized, &mut layer);
-        let values = layer.weight.to_f32();
-        assert!((0..values.len()).all(|i| mask.keeps(i) || values[i].to_bits() & 0x7FFF_FFFF == 0));
-        assert!(matches!(&layer.weight, Expr::Leaf(Leaf { mask: Some(now), .. }) if *now == mask));
+        for name in ["quantize.rtn", "quantize.gptq"] {
+            let mut layer = layer.clone();
+            apply(name, quantized.clone(), &mut layer);
+            let values = layer.weight.to_f32();
+            assert!((0..values.len()).all(|i| mask.keeps(i) || values[i].to_bits() & 0x7FFF_FFFF == 0), "{name}");
+            assert!(matches!(&layer.weight, Expr::Leaf(Leaf { mask: Some(now), .. }) if *now == mask), "{name}");
+        }
     }
 }
 
 #[test]
 fn quantization_after_decomposition_codes_both_factors() {
-    let mut layer = Linear { weight: float([128, 256], 1, Dtype::Bf16), bias: None };
-    apply("decompose.svd", json!({"rank": 32}), &mut layer);
-    let factors = layer.clone();
-    apply("quantize.rtn", json!({"bits": 8, "group": 32}), &mut layer);
-    let Expr::Product(ab) = &layer.weight else { panic!("the factors stay factors") };
-    for part in ab.iter() {
-        assert!(matches!(part, Expr::Leaf(Leaf { code: Code::Grid(grid), .. }) if grid.bits == 8));
+    for name in ["quantize.rtn", "quantize.gptq"] {
+        let mut layer = Linear { weight: float([128, 256], 1, Dtype::Bf16), bias: None };
+        apply("decompose.svd", json!({"rank": 32}), &mut layer);
+        let factors = layer.clone();
+        apply(name, json!({"bits": 8, "group": 32}), &mut layer);
+        let Expr::Product(ab) = &layer.weight else { panic!("the factors stay factors") };
+        for part in ab.iter() {
+            assert!(matches!(part, Expr::Leaf(Leaf { code: Code::Grid(grid), .. }) if grid.bits == 8));
+        }
+        assert!(relative_error(&factors, &layer) < 1e-3, "{name}");
     }
-    assert!(relative_error(&factors, &layer) < 1e-3);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use rayon::prelude::*;
 /// `Σ aᵀb` over pairs of rows of `n` numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cross {
-    n: usize,
-    total: Vec<f64>,
+    pub(super) n: usize,
+    pub(super) total: Vec<f64>,
 }
 
 impl Cross {

@@ -13,6 +13,7 @@ mod cross;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod through;
 mod upper;
 #[cfg(target_arch = "x86_64")]
 mod words;

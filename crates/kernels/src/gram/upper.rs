@@ -10,10 +10,10 @@ use rayon::prelude::*;
 /// `Σ xᵀx` over rows `x` of `n` numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gram {
-    n: usize,
+    pub(super) n: usize,
     /// Row by row, the tiles on and right of the diagonal; each row-major and as large as the matrix leaves it.
     /// What lies left of the diagonal in a tile on it stays zero.
-    tiles: Vec<Vec<f64>>,
+    pub(super) tiles: Vec<Vec<f64>>,
 }
 
 impl Gram {
@@ -171,7 +171,7 @@ impl Gram {
 }
 
 /// The tiles on and right of the diagonal, row by row.
-fn places(n: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn places(n: usize) -> impl Iterator<Item = (usize, usize)> {
     let tiles = n.div_ceil(TILE);
     (0..tiles).flat_map(move |i| (i..tiles).map(move |j| (i, j)))
 }

@@ -12,12 +12,23 @@ const ROUND: f32 = 8_388_608.0;
 /// and keeps the rounding trick in range.
 #[inline(always)]
 fn code(w: f32, scale: f32, zero: f32, max: f32) -> u8 {
+    // rounding before adding the zero point: the sum could round a tie the other way
+    code_of(steps(w, scale, zero, max), zero)
+}
+
+/// How many scales `w` is rounded to, from `-zero` to `max - zero`.
+#[inline(always)]
+pub(crate) fn steps(w: f32, scale: f32, zero: f32, max: f32) -> f32 {
     let v = w / scale;
     let v = if v > -zero { v } else { -zero };
     let v = if v < max - zero { v } else { max - zero };
-    // rounding before adding the zero point: the sum could round a tie the other way
-    let v = (v + SIGNED) - SIGNED;
-    (v + zero + ROUND).to_bits() as u8
+    (v + SIGNED) - SIGNED
+}
+
+/// The code that stands for so many scales.
+#[inline(always)]
+pub(crate) fn code_of(steps: f32, zero: f32) -> u8 {
+    (steps + zero + ROUND).to_bits() as u8
 }
 
 /// Like [`ROUND`], for floats of either sign.

@@ -131,7 +131,7 @@ fn search(spec: &Spec, (lo, hi): (f32, f32), loss: impl Fn(f32, f32) -> f64) -> 
 }
 
 /// One group that is small enough for one task.
-fn fit_group(spec: &Spec, w: &[f32], keep: Option<&[bool]>) -> (f32, u8) {
+pub(crate) fn fit_group(spec: &Spec, w: &[f32], keep: Option<&[bool]>) -> (f32, u8) {
     search(spec, bounds(w, keep), |s, z| loss(w, keep, s, z, spec.max_code() as f32))
 }
 

@@ -17,7 +17,9 @@ mod code;
 mod fit;
 mod levels;
 
+pub(crate) use code::{code_of, steps};
 pub use code::{decode, decode_scalar, encode, encode_scalar};
+pub(crate) use fit::fit_group;
 pub use fit::{fit, fit_scalar};
 pub use levels::{Levels, NF4};
 

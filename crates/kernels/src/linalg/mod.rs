@@ -1,8 +1,10 @@
 //! Factorizations, by faer, with fixed signs and results that do not depend on the number of threads.
 
+mod inverse;
 mod randomized;
 mod svd;
 
+pub use inverse::InverseFactor;
 pub use randomized::{randomized_svd_f32, randomized_svd_f64};
 pub use svd::{Svd, svd_f32, svd_f64};
 

@@ -204,7 +204,7 @@ impl Magnitude {
 }
 
 /// How many of `count` entries a share is: `floor(share * count)`, and exact where the product should be whole.
-fn share(share: f64, count: usize) -> usize {
+pub(super) fn share(share: f64, count: usize) -> usize {
     let product = share * count as f64;
     // 0.7 * 10 is a little less than 7 in binary; half a millionth of an entry is below any real setting.
     (product + 5e-7).floor() as usize

@@ -1,3 +1,5 @@
 //! Fewer numbers that are not zero.
 
 pub(crate) mod magnitude;
+mod pattern;
+pub(crate) mod sparsegpt;

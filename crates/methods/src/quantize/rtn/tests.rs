@@ -1,5 +1,5 @@
-use brevity_kernels::grid::Levels;
-use brevity_model::{Expr, Floats};
+use brevity_kernels::grid::{Levels, ScaleType};
+use brevity_model::{Dtype, Expr, Floats};
 use serde_json::json;
 
 use super::*;
