@@ -2,6 +2,7 @@
 
 use brevity_eval::Text;
 use brevity_formats::Checkpoint;
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, context};
 use serde_json::Value;
 
@@ -60,17 +61,19 @@ impl Template {
         let mut jinja = Environment::new();
         // Templates are written for Python: `strip`, `items` and the like are methods there.
         jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        jinja.set_trim_blocks(true);
-        jinja.set_lstrip_blocks(true);
+        jinja.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(unusable)?);
         jinja.add_function("raise_exception", |what: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, what))
         });
         let [bos, eos] = &self.tokens;
+        let messages = minijinja::Value::from(minijinja::value::Serde(messages));
         let values = context! { messages, bos_token => bos, eos_token => eos, add_generation_prompt => false };
-        jinja.render_str(&self.source, values).map_err(|error| TextError::Template {
-            what: format!("{error:#}").lines().next().unwrap_or_default().into(),
-        })
+        jinja.render_str(&self.source, values).map_err(unusable)
     }
+}
+
+fn unusable(error: minijinja::Error) -> TextError {
+    TextError::Template { what: format!("{error:#}").lines().next().unwrap_or_default().to_owned() }
 }
 
 #[cfg(test)]
