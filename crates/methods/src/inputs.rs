@@ -6,7 +6,7 @@ use std::sync::Arc;
 use brevity_kernels::Error as Refusal;
 use brevity_kernels::gram::Gram;
 use brevity_kernels::linalg::InverseFactor;
-use brevity_model::Site;
+use brevity_model::{Form, Linear, Site};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -203,9 +203,17 @@ impl<'a> Inputs<'a> {
         Ok(least.is_finite().then_some((DAMPS[best], least)))
     }
 
-    /// Memory that is held at most for a matrix with so many inputs: two factors, the one that is being worked out,
-    /// and the sum of both folds.
-    pub fn peak_bytes(inputs: usize) -> u64 {
+    /// Memory that is held at most for a layer: for one of its matrices two factors, the one that is being worked out,
+    /// and the sum of both folds; and what its left factors see.
+    pub fn peak_bytes(layer: &Linear<Form>) -> u64 {
+        let leaves = layer.weight.leaves();
+        let behind =
+            |[rows, inputs]: [usize; 2]| 8 * (inputs * inputs + 4 * rows * inputs) as u64 + 2 * Gram::bytes(rows);
+        let behind = if leaves.len() < 2 { 0 } else { leaves.iter().map(|(_, form)| behind(form.shape)).sum() };
+        behind + leaves.iter().map(|(_, form)| Self::matrix_bytes(form.shape[1])).max().unwrap_or(0)
+    }
+
+    fn matrix_bytes(inputs: usize) -> u64 {
         let few = if inputs > FEW { 0 } else { 2 * (DAMPS.len() as u64 - 1) * InverseFactor::bytes(inputs) };
         2 * InverseFactor::bytes(inputs) + InverseFactor::peak_bytes(inputs) + Gram::bytes(inputs) + few
     }

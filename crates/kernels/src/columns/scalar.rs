@@ -41,7 +41,7 @@ pub fn solve_scalar(columns: &Columns<'_>, w: &mut [f32], [rows, cols]: [usize; 
             }
         }
         for row in 0..rows {
-            if let Some(grid) = columns.grid.filter(|_| columns.is_dynamic() && j % run == 0) {
+            if let Some(grid) = columns.grid.filter(|_| columns.is_dynamic() && j.is_multiple_of(run)) {
                 let group = row * cols + j..row * cols + (j + run).min(cols);
                 let values: Vec<f32> = now[group.clone()].iter().map(|&x| x as f32).collect();
                 let at = row * groups + j / run;
@@ -51,7 +51,7 @@ pub fn solve_scalar(columns: &Columns<'_>, w: &mut [f32], [rows, cols]: [usize; 
                 };
             }
             if let Some(Prune::Pattern { removed, of }) = columns.prune
-                && j % of == 0
+                && j.is_multiple_of(of)
                 && j + of <= cols
             {
                 let scores: Vec<f32> = (j..j + of).map(|k| score(&now, row, k) as f32).collect();

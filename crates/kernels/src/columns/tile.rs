@@ -96,13 +96,13 @@ impl Tile {
             let at = block.at + from;
             let mut to = width;
             if columns.is_dynamic() {
-                if at % grid_run == 0 {
+                if at.is_multiple_of(grid_run) {
                     self.fit(columns, at, run, block, &w);
                 }
                 to = to.min((at / grid_run + 1) * grid_run - block.at);
             }
             if let Some(Prune::Pattern { of, .. }) = columns.prune {
-                if at % of == 0 && at + of <= cols {
+                if at.is_multiple_of(of) && at + of <= cols {
                     self.choose(columns, at, run, block, &w);
                 }
                 to = to.min((at / of + 1) * of - block.at);

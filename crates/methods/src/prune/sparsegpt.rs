@@ -325,9 +325,10 @@ impl LinearMethod for SparseGpt {
 
     fn peak_bytes(&self, layer: &Linear<Form>) -> u64 {
         // Weights before and after, flags of the mask before and after, tiles and scores on their way.
-        let leaf = |form: &LeafForm| 24 * (form.shape[0] * form.shape[1]) as u64 + Inputs::peak_bytes(form.shape[1]);
+        let leaf = |form: &LeafForm| 24 * (form.shape[0] * form.shape[1]) as u64;
+        let leaf = layer.weight.leaves().iter().map(|(_, form)| leaf(form)).max().unwrap_or(0);
         let coded = self.quantize.as_ref().map_or(0, |rtn| rtn.grid.coded_bytes(&layer.weight));
-        coded + layer.weight.leaves().iter().map(|(_, form)| leaf(form)).max().unwrap_or(0)
+        coded + leaf + Inputs::peak_bytes(layer)
     }
 }
 

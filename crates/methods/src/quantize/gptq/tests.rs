@@ -135,7 +135,7 @@ fn rounding_is_kept_where_making_up_for_it_harms_what_was_kept_apart() {
     let n = 32;
     let (own, common) = (noise(200 * n, 1), noise(100 * n, 2));
     let samples = |sign: f32| -> Vec<f32> {
-        let one = |at: usize| 0.1 * own[at] + common[at / 2] * if at % 2 == 0 { 1.0 } else { sign };
+        let one = |at: usize| 0.1 * own[at] + common[at / 2] * if at.is_multiple_of(2) { 1.0 } else { sign };
         (0..200 * n).map(one).collect()
     };
     let seen = Seen { fit: fold(n, &samples(1.0)), held_out: fold(n, &samples(-1.0)), ..Seen::default() };
