@@ -27,6 +27,8 @@ mod leaves;
 mod method;
 mod prune;
 mod quantize;
+#[cfg(test)]
+mod samples;
 mod seen;
 mod settings;
 #[cfg(test)]
@@ -40,6 +42,7 @@ pub use inputs::{Auto, Damp};
 pub use method::{Cx, LinearMethod, Survey, surveyed};
 pub use prune::magnitude::Magnitude;
 pub use prune::sparsegpt::SparseGpt;
+pub use prune::wanda::Wanda;
 pub use quantize::gptq::{Choice, Gptq, Groups, Order};
 pub use quantize::grid::{Clip, GridSettings, Ragged, ScaleDtype, Share, Whole};
 pub use quantize::rtn::Rtn;
@@ -79,6 +82,7 @@ pub struct Entry {
 /// All methods, in the order in which they make sense in a recipe.
 pub const METHODS: &[Entry] = &[
     prune::magnitude::ENTRY,
+    prune::wanda::ENTRY,
     prune::sparsegpt::ENTRY,
     decompose::svd::ENTRY,
     quantize::rtn::ENTRY,
@@ -108,7 +112,8 @@ mod tests {
         assert_eq!(hint("svd"), "did you mean `decompose.svd`?");
         assert_eq!(
             hint("x"),
-            "the methods are prune.magnitude, prune.sparsegpt, decompose.svd, quantize.rtn, quantize.gptq"
+            "the methods are prune.magnitude, prune.wanda, prune.sparsegpt, decompose.svd, \
+             quantize.rtn, quantize.gptq"
         );
     }
 }

@@ -9,5 +9,5 @@ pub(super) fn parse(text: &str) -> Option<(usize, usize)> {
 
 /// What to note of a row of so many columns, if a pattern leaves some of them dense.
 pub(super) fn tail(columns: usize, of: usize) -> Option<String> {
-    (columns % of != 0).then(|| format!("the last {} of {columns} inputs stay dense", columns % of))
+    (!columns.is_multiple_of(of)).then(|| format!("the last {} of {columns} inputs stay dense", columns % of))
 }
