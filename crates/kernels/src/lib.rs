@@ -64,6 +64,8 @@
 //! linalg      svd_f32(a, [rows, cols]) -> Result<Svd<f32>>   svd_f64   Svd { u, s, vt }
 //!             randomized_svd_f32(a, [rows, cols], rank, seed) -> Result<Svd<f32>>   randomized_svd_f64
 //!             InverseFactor::new(&Gram, order: Option<&[u32]>, damp) -> Result   (H + damp I)⁻¹ = Uᵀ U
+//!             solver_f32(a[n,n], n) -> Result<Solver<f32>>   solver_f64   .solve(x: &mut [m,n])       x = x a⁻¹
+//!             matmul_f64(Dims, a[m,k], b[k,n]) -> [m,n]
 //! columns     Columns { factor, grid: Option<Grid { spec, fit }>, prune: Option<Prune>, block }
 //!             .solve(w: &mut [f32], [rows, cols], keep: Option<&[bool]>) -> Result<Solved>
 //!             Solved { codes, scales, keep, loss }   Fit::{Static(&Scales), Dynamic}

@@ -27,6 +27,9 @@ mod leaves;
 mod method;
 mod prune;
 mod quantize;
+mod recover;
+#[cfg(test)]
+mod samples;
 mod seen;
 mod settings;
 #[cfg(test)]
@@ -40,9 +43,12 @@ pub use inputs::{Auto, Damp};
 pub use method::{Cx, LinearMethod, Survey, surveyed};
 pub use prune::magnitude::Magnitude;
 pub use prune::sparsegpt::SparseGpt;
+pub use prune::wanda::Wanda;
 pub use quantize::gptq::{Choice, Gptq, Groups, Order};
 pub use quantize::grid::{Clip, GridSettings, Ragged, ScaleDtype, Share, Whole};
 pub use quantize::rtn::Rtn;
+pub use recover::bias::Bias;
+pub use recover::retarget::Retarget;
 pub use seen::{Fold, Needs, Seen, Shared};
 pub use settings::Setting;
 
@@ -78,11 +84,14 @@ pub struct Entry {
 
 /// All methods, in the order in which they make sense in a recipe.
 pub const METHODS: &[Entry] = &[
+    recover::retarget::ENTRY,
     prune::magnitude::ENTRY,
+    prune::wanda::ENTRY,
     prune::sparsegpt::ENTRY,
     decompose::svd::ENTRY,
     quantize::rtn::ENTRY,
     quantize::gptq::ENTRY,
+    recover::bias::ENTRY,
 ];
 
 /// The method of a name with settings from JSON, an object or `null`.
@@ -108,7 +117,8 @@ mod tests {
         assert_eq!(hint("svd"), "did you mean `decompose.svd`?");
         assert_eq!(
             hint("x"),
-            "the methods are prune.magnitude, prune.sparsegpt, decompose.svd, quantize.rtn, quantize.gptq"
+            "the methods are recover.retarget, prune.magnitude, prune.wanda, prune.sparsegpt, decompose.svd, \
+             quantize.rtn, quantize.gptq, recover.bias"
         );
     }
 }

@@ -52,10 +52,10 @@ pub(crate) fn value_error(method: &'static str, known: &[Setting], name: &'stati
 /// The most similar of `names`, if one is similar enough to be meant.
 pub(crate) fn nearest(name: &str, names: &[&'static str]) -> Option<&'static str> {
     let distance = |known: &str| strsim::damerau_levenshtein(name, known);
-    let best = names.iter().copied().min_by_key(|known| distance(known))?;
+    let within = |known: &str| name.len() >= 3 && (known.contains(name) || name.contains(known));
+    let best = names.iter().copied().min_by_key(|known| (!within(known), distance(known)))?;
     let close = distance(best) <= 1.max(name.len().max(best.len()) / 3);
-    let within = name.len() >= 3 && (best.contains(name) || name.contains(best));
-    (close || within).then_some(best)
+    (close || within(best)).then_some(best)
 }
 
 #[cfg(test)]

@@ -110,3 +110,20 @@ fn sparsegpt_gives_the_mask_and_the_loss_of_llm_compressor() {
         assert!(ours.zip(&theirs).all(|(a, b)| (a - b).abs() < 2e-5), "{name}");
     }
 }
+
+#[test]
+fn wanda_removes_what_llm_compressor_removes() {
+    let wanda = vectors("wanda");
+    for case in cases("wanda") {
+        let settings = match case["structure"].as_str().unwrap() {
+            "none" => json!({ "sparsity": wanda["sparsity"] }),
+            pattern => json!({ "pattern": pattern }),
+        };
+        let (mut layer, seen) = layer(&[]);
+        let site = "blocks.0.mlp.up".parse().unwrap();
+        method("prune.wanda", settings).unwrap().rewrite(&mut layer, &mut Cx::with(&site, 0, &seen)).unwrap();
+        let mask = layer.weight.as_leaf().unwrap().mask.as_ref().unwrap().to_bools();
+        let removed: Vec<u8> = mask.iter().map(|&keep| u8::from(!keep)).collect();
+        assert_eq!(removed, digits(&case["pruned"]), "{}", case["name"]);
+    }
+}

@@ -2,10 +2,12 @@
 
 mod inverse;
 mod randomized;
+mod solve;
 mod svd;
 
 pub use inverse::InverseFactor;
 pub use randomized::{randomized_svd_f32, randomized_svd_f64};
+pub use solve::{Solver, matmul_f64, solve_scalar, solver_f32, solver_f64};
 pub use svd::{Svd, svd_f32, svd_f64};
 
 use faer::Par;

@@ -1,19 +1,22 @@
 //! `prune.magnitude`: removes the weights of smallest magnitude.
 
 mod global;
-mod select;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use brevity_model::{Code, Floats, Form, Grid, Group, Leaf, LeafForm, Linear, Mask, MaskForm, Site, Weight};
-use half::{bf16, f16};
+use brevity_model::{Form, Leaf, LeafForm, Linear, Mask, MaskForm, Site, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::allocate::{ALLOCATION, Allocation, BAND, Spread};
+use super::pattern;
+use super::remove::remove;
+use super::select::{self, bits, share};
 use crate::error::{Error, Result};
 use crate::leaves::{check_finite, each_mut, is_rule, is_rule_leaf};
 use crate::method::{Cx, LinearMethod, Survey};
+use crate::seen::Needs;
 use crate::settings::{Setting, read, value_error};
 use crate::{Entry, Kind};
 
@@ -43,6 +46,8 @@ const SETTINGS: &[Setting] = &[
         about: "`none`, or `n:m` to remove n of every m consecutive inputs instead of a share, such as \"2:4\"",
         default: "none",
     },
+    ALLOCATION,
+    BAND,
 ];
 
 /// Removes the weights of smallest magnitude.
@@ -50,11 +55,12 @@ const SETTINGS: &[Setting] = &[
 /// In each comparison group of `N` weights exactly `floor(sparsity * N)` are removed in the end; of equal
 /// magnitudes the first in order go first. Weights that a mask has removed already stay removed and count.
 /// With a pattern `n:m`, `n` of every `m` consecutive inputs of a row are removed; inputs left over at the end
-/// of a row stay dense, and the notes say so. A product or sum is pruned matrix by matrix.
+/// of a row stay dense, and the notes say so. A product or sum is pruned matrix by matrix. With an allocation other than
+/// `uniform`, blocks differ in the share that they lose.
 ///
 /// # Cost
-/// `O(out * in)` and one copy of the weight in single precision. Needs no calibration data; with `scope: global`
-/// the survey reads all layers two or three times.
+/// `O(out * in)` and one copy of the weight in single precision. Needs no calibration data, unless an allocation looks
+/// at the inputs of all layers; with `scope: global` the survey reads all layers two or three times.
 ///
 /// # Errors
 /// [`Error::NotFinite`] if a weight is NaN or infinite.
@@ -66,6 +72,7 @@ pub struct Magnitude {
     /// Which entries go.
     pub rule: Rule,
     cut: Option<Arc<Cut>>,
+    allocation: Allocation,
 }
 
 /// Which entries of a matrix go.
@@ -138,53 +145,62 @@ struct Settings {
     sparsity: Option<f64>,
     scope: Option<Scope>,
     pattern: Option<String>,
+    allocation: Option<Spread>,
+    band: Option<f64>,
 }
 
 impl Magnitude {
     /// Removes by this rule.
     pub fn new(rule: Rule) -> Self {
-        Magnitude { rule, cut: None }
+        Magnitude { rule, cut: None, allocation: Allocation::default() }
     }
 
     fn parse(settings: Value) -> Result<Self> {
         let s: Settings = read(NAME, SETTINGS, settings)?;
-        let pattern = s.pattern.filter(|pattern| pattern != "none");
-        let Some(pattern) = pattern else {
+        let Some(text) = s.pattern.filter(|pattern| pattern != "none") else {
             let sparsity = s.sparsity.unwrap_or(0.5);
             if !(0.0..1.0).contains(&sparsity) {
                 return Err(value_error(NAME, SETTINGS, "sparsity", &sparsity.into()));
             }
-            return Ok(Self::new(Rule::Share { sparsity, scope: s.scope.unwrap_or_default() }));
+            let allocation = Allocation::parse(NAME, SETTINGS, s.allocation, s.band)?;
+            let scope = s.scope.unwrap_or_default();
+            if scope == Scope::Global && s.allocation.is_some_and(|spread| spread != Spread::Uniform) {
+                return Err(Error::Settings {
+                    method: NAME,
+                    wants: "`scope: layer` or `scope: row` with `allocation`",
+                });
+            }
+            return Ok(Magnitude { allocation, ..Self::new(Rule::Share { sparsity, scope }) });
         };
-        if s.sparsity.is_some() || s.scope.is_some() {
+        if s.sparsity.is_some() || s.scope.is_some() || s.allocation.is_some() || s.band.is_some() {
             return Err(Error::Settings { method: NAME, wants: "either `pattern`, or `sparsity` and `scope`" });
         }
-        let numbers = pattern.split_once(':').and_then(|(n, m)| Some((n.parse().ok()?, m.parse().ok()?)));
-        match numbers {
-            Some((removed, of)) if 0 < removed && removed < of => Ok(Self::new(Rule::Pattern { removed, of })),
-            _ => Err(value_error(NAME, SETTINGS, "pattern", &pattern.into())),
+        match pattern::parse(&text) {
+            Some((removed, of)) => Ok(Self::new(Rule::Pattern { removed, of })),
+            None => Err(value_error(NAME, SETTINGS, "pattern", &text.into())),
         }
     }
 
     /// Which entries of one matrix go, or `None` if nothing changes.
     fn keep(&self, site: &Site, path: &str, leaf: &Leaf, w: &[f32]) -> Result<Option<Vec<bool>>> {
         let [rows, columns] = leaf.shape;
+        let key = |n: usize| bits(w[n]);
         let mut keep = leaf.mask.as_ref().map_or_else(|| vec![true; rows * columns], Mask::to_bools);
         match self.rule {
             _ if w.is_empty() => return Ok(None),
             Rule::Share { sparsity, scope: Scope::Layer } => {
-                let count = share(sparsity, w.len());
+                let count = share(self.allocation.sparsity(NAME, site, sparsity)?, w.len());
                 if count == 0 {
                     return Ok(None);
                 }
-                select::smallest(w, &mut keep, count);
+                select::smallest(key, &mut keep, count);
             }
             Rule::Share { sparsity, scope: Scope::Row } => {
-                let count = share(sparsity, columns);
+                let count = share(self.allocation.sparsity(NAME, site, sparsity)?, columns);
                 if count == 0 {
                     return Ok(None);
                 }
-                select::smallest_of_rows(w, &mut keep, columns, count);
+                select::smallest_of_rows(key, &mut keep, columns, count);
             }
             Rule::Share { sparsity: 0.0, scope: Scope::Global } => return Ok(None),
             Rule::Share { scope: Scope::Global, .. } => {
@@ -194,23 +210,20 @@ impl Magnitude {
                 if ties.kept != keep.iter().filter(|&&k| k).count() {
                     return Err(changed());
                 }
-                select::below(w, &mut keep, cut.bits, ties.remove);
+                select::below(key, &mut keep, cut.bits, ties.remove);
             }
             Rule::Pattern { of, .. } if columns < of => return Ok(None),
-            Rule::Pattern { removed, of } => select::smallest_of_runs(w, &mut keep, columns, removed, of),
+            Rule::Pattern { removed, of } => select::smallest_of_runs(key, &mut keep, columns, removed, of),
         }
         Ok(Some(keep))
     }
 }
 
-/// How many of `count` entries a share is: `floor(share * count)`, and exact where the product should be whole.
-pub(super) fn share(share: f64, count: usize) -> usize {
-    let product = share * count as f64;
-    // 0.7 * 10 is a little less than 7 in binary; half a millionth of an entry is below any real setting.
-    (product + 5e-7).floor() as usize
-}
-
 impl LinearMethod for Magnitude {
+    fn survey_needs(&self) -> Needs {
+        self.allocation.survey_needs()
+    }
+
     fn rewrite(&self, layer: &mut Linear<Weight>, cx: &mut Cx<'_>) -> Result<()> {
         let (site, notes) = (cx.site, &mut cx.notes);
         each_mut(&mut layer.weight, &mut |path, leaf| {
@@ -219,10 +232,8 @@ impl LinearMethod for Magnitude {
             }
             let w = leaf.to_f32();
             check_finite(site, path, &w)?;
-            if let Rule::Pattern { of, .. } = self.rule
-                && leaf.shape[1] % of != 0
-            {
-                notes.push(format!("the last {} of {} inputs stay dense", leaf.shape[1] % of, leaf.shape[1]));
+            if let Rule::Pattern { of, .. } = self.rule {
+                notes.extend(pattern::tail(leaf.shape[1], of));
             }
             if let Some(keep) = self.keep(site, path, leaf, &w)? {
                 remove(leaf, &keep);
@@ -237,7 +248,7 @@ impl LinearMethod for Magnitude {
                 let known = self.cut.as_ref().and_then(|cut| cut.ties.get(&(site.clone(), path.to_owned())));
                 form.mask = match known {
                     Some(ties) => ties.predicted(form),
-                    None => self.predicted(form),
+                    None => self.predicted(site, form),
                 };
             }
             Ok(())
@@ -249,13 +260,24 @@ impl LinearMethod for Magnitude {
             Rule::Share { sparsity, scope: Scope::Global } if self.cut.is_none() && sparsity > 0.0 => {
                 Some(Box::new(global::GlobalCut::new(sparsity)))
             }
+            Rule::Share { sparsity, scope: Scope::Layer | Scope::Row } => {
+                let rule = self.rule;
+                let finish = move |allocation| -> Box<dyn LinearMethod> {
+                    Box::new(Magnitude { allocation, ..Self::new(rule) })
+                };
+                self.allocation.survey(NAME, sparsity, finish)
+            }
             _ => None,
         }
     }
 
     fn settings(&self) -> Value {
         match self.rule {
-            Rule::Share { sparsity, scope } => serde_json::json!({ "sparsity": sparsity, "scope": scope }),
+            Rule::Share { sparsity, scope } => {
+                let mut settings = serde_json::json!({ "sparsity": sparsity, "scope": scope });
+                self.allocation.write(&mut settings);
+                settings
+            }
             Rule::Pattern { removed, of } => serde_json::json!({ "pattern": format!("{removed}:{of}") }),
         }
     }
@@ -268,17 +290,18 @@ impl LinearMethod for Magnitude {
 
 impl Magnitude {
     /// What is known of the mask afterwards.
-    fn predicted(&self, form: &LeafForm) -> Option<MaskForm> {
+    fn predicted(&self, site: &Site, form: &LeafForm) -> Option<MaskForm> {
         let [rows, columns] = form.shape;
+        let here = |sparsity: f64| self.allocation.predicted(site, sparsity);
         let before = form.sparsity();
         let free = |share: f64| Some(MaskForm::Free(share.max(before)));
         match self.rule {
             _ if rows * columns == 0 => form.mask,
-            Rule::Share { sparsity, scope: Scope::Layer } => match share(sparsity, rows * columns) {
+            Rule::Share { sparsity, scope: Scope::Layer } => match share(here(sparsity), rows * columns) {
                 0 => form.mask,
                 count => free(count as f64 / (rows * columns) as f64),
             },
-            Rule::Share { sparsity, scope: Scope::Row } => match share(sparsity, columns) {
+            Rule::Share { sparsity, scope: Scope::Row } => match share(here(sparsity), columns) {
                 0 => form.mask,
                 count => free(count as f64 / columns as f64),
             },
@@ -290,35 +313,6 @@ impl Magnitude {
                 Some(_) => free(removed as f64 / of as f64),
             },
         }
-    }
-}
-
-/// Takes the entries that are not kept out of a leaf: by the mask, and as zeros in its code where it has one.
-fn remove(leaf: &mut Leaf, keep: &[bool]) {
-    fn zero<T: Copy>(values: &mut [T], keep: &[bool], zero: T) {
-        values.iter_mut().zip(keep).filter(|(_, keep)| !**keep).for_each(|(value, _)| *value = zero);
-    }
-    match &mut leaf.code {
-        Code::Float(Floats::F32(values)) => zero(values, keep, 0.0),
-        Code::Float(Floats::F16(values)) => zero(values, keep, f16::ZERO),
-        Code::Float(Floats::Bf16(values)) => zero(values, keep, bf16::ZERO),
-        Code::Float(Floats::F8E4m3(values)) => zero(values, keep, 0),
-        Code::Grid(grid) if grid.levels.is_none() => zero_codes(grid, leaf.shape, keep),
-        // No code need stand for zero here: the mask alone says so.
-        Code::Grid(_) | Code::Codebook(_) | Code::Rule(_) => (),
-    }
-    leaf.mask = Some(Mask::from_bools(leaf.shape, keep));
-}
-
-/// Gives the entries that are not kept the code of zero, so that readers without masks see zeros.
-fn zero_codes(grid: &mut Grid, [_, columns]: [usize; 2], keep: &[bool]) {
-    let run = grid.group.columns(columns);
-    for (n, code) in grid.codes.iter_mut().enumerate().filter(|(n, _)| !keep[*n]) {
-        let at = match grid.group {
-            Group::Tensor => 0,
-            _ => n / columns * columns.div_ceil(run) + n % columns / run,
-        };
-        *code = grid.zeros.as_ref().map_or(1 << (grid.bits - 1), |zeros| zeros[at]);
     }
 }
 

@@ -7,8 +7,8 @@ use brevity_model::{Code, Dtype, Floats, Form, Group, Leaf, LeafForm, Linear, Ma
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::magnitude::share;
 use super::pattern;
+use super::select::share;
 use crate::error::{Error, Result};
 use crate::inputs::{DAMP, Damp, Inputs, error_on, figures, rows_of, sample};
 use crate::leaves::{check_finite, each_mut, each_seen, is_rule};

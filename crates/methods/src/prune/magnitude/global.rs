@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use brevity_model::{Linear, Mask, Site, Weight};
 
-use super::select::bits;
-use super::{Cut, Magnitude, NAME, Rule, Scope, Ties, share};
+use super::{Cut, Magnitude, NAME, Rule, Scope, Ties};
 use crate::error::{Error, Result};
 use crate::leaves::{check_finite, is_rule_leaf};
 use crate::method::{LinearMethod, Survey};
+use crate::prune::select::{bits, share};
 use crate::seen::Seen;
 
 const LOW: u32 = 15;
@@ -146,6 +146,6 @@ impl Survey for GlobalCut {
 
     fn finish(self: Box<Self>) -> Result<Box<dyn LinearMethod>> {
         let rule = Rule::Share { sparsity: self.sparsity, scope: Scope::Global };
-        Ok(Box::new(Magnitude { rule, cut: Some(Arc::new(Cut { bits: self.cut, ties: self.ties })) }))
+        Ok(Box::new(Magnitude { cut: Some(Arc::new(Cut { bits: self.cut, ties: self.ties })), ..Magnitude::new(rule) }))
     }
 }

@@ -1,4 +1,4 @@
-use brevity_model::{Dtype, Expr, Grid, Group};
+use brevity_model::{Code, Dtype, Expr, Floats, Grid, Group};
 use serde_json::json;
 
 use super::*;
