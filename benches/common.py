@@ -93,7 +93,7 @@ def share_of_zeros(model):
 def compress(brevity, model, recipe, out, text=None, samples=16, length=2048, threads=None):
     """`brevity compress`, calibrated where there is a text: wall seconds, peak resident bytes, and its report."""
     command = [brevity, "compress", model, "--recipe", recipe, "--out", out, "--json"]
-    command += ["--text", text, "--samples", samples, "--length", length] if text else []
+    command += ["--text", text, "--samples", samples, "--length", length, "--draw", "first"] if text else []
     command += ["--threads", threads] if threads else []
     seconds, peak, report = run(command)
     return seconds, peak, json.loads(report)

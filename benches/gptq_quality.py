@@ -19,7 +19,10 @@ import tempfile
 from common import ROOT, brevity_perplexity, compress, llmcompressor, run
 
 RETARGET = "recover.retarget: {}"
-INT4, INT3, INT2 = ("quantize.gptq: {bits: %d, group: 64, symmetric: true}" % bits for bits in (4, 3, 2))
+# Damping and the range of each group as samples that are kept apart say; 0.01 is what the peer has.
+INT4, INT3, INT2 = (
+    f"quantize.gptq: {{bits: {bits}, group: 64, symmetric: true, scale_dtype: f16, damp: auto, range: auto}}" for bits in (4, 3, 2)
+)
 
 # row -> (a recipe of brevity or the steps of one, options of the peer); no calibration where the first is not `True`
 ROWS = {
@@ -37,9 +40,13 @@ ROWS = {
     "wanda50-retarget": (True, [RETARGET, "prune.wanda: {sparsity: 0.5}"], ["--method", "wanda"]),
     "sparsegpt50": (True, ["prune.sparsegpt: {sparsity: 0.5}"], ["--method", "sparsegpt"]),
     "sparsegpt50-retarget": (True, [RETARGET, "prune.sparsegpt: {sparsity: 0.5}"], ["--method", "sparsegpt"]),
+    "sparsegpt50-classic": (True, ["prune.sparsegpt: {sparsity: 0.5, damp: 0.01}"], ["--method", "sparsegpt"]),
     "wanda-2:4": (True, ['prune.wanda: {pattern: "2:4"}'], ["--method", "wanda", "--structure", "2:4"]),
     "wanda-2:4-retarget": (True, [RETARGET, 'prune.wanda: {pattern: "2:4"}'], ["--method", "wanda", "--structure", "2:4"]),
     "sparsegpt-2:4": (True, ['prune.sparsegpt: {pattern: "2:4"}'], ["--method", "sparsegpt", "--structure", "2:4"]),
+    "sparsegpt-2:4-classic": (
+        True, ['prune.sparsegpt: {pattern: "2:4", damp: 0.01}'], ["--method", "sparsegpt", "--structure", "2:4"],
+    ),
     "sparsegpt-2:4-retarget": (
         True, [RETARGET, 'prune.sparsegpt: {pattern: "2:4"}'], ["--method", "sparsegpt", "--structure", "2:4"],
     ),
