@@ -8,25 +8,12 @@ Needs nothing but Python; build brevity with `cargo build --release` first.
 """
 import argparse
 import json
-import os
 import pathlib
 import shutil
 import statistics
-import subprocess
 import tempfile
-import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def run(command, **more):
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, **more)
-    out = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise SystemExit(f"failed: {command}")
-    return time.perf_counter() - started, usage.ru_maxrss * 1024, out
+from common import ROOT, run
 
 
 def main():

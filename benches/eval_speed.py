@@ -10,22 +10,12 @@ Needs torch and transformers; build brevity with `cargo build --release` first.
 """
 import argparse
 import json
-import os
-import pathlib
+import math
 import statistics
-import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def wikitext(path):
-    """The text convention of the compression literature: rows joined with two newlines, blank rows empty."""
-    rows = pathlib.Path(path).read_text(encoding="utf-8").split("\n")
-    if rows and rows[-1] == "":
-        rows.pop()
-    return "\n\n".join("" if not row.strip() else row + "\n" for row in rows)
+from common import ROOT, run, wikitext
 
 
 def child(args):
@@ -47,17 +37,6 @@ def child(args):
     print(json.dumps({"seconds": seconds, "tokens": windows.numel(), "nll": total / len(windows)}))
 
 
-def run(command):
-    """Output, wall seconds and peak resident bytes of a child."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    out = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        sys.exit(f"failed: {' '.join(command)}")
-    return json.loads(out), time.perf_counter() - started, usage.ru_maxrss * 1024
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -76,13 +55,15 @@ def main():
         rows = {"transformers": [], "brevity": []}
         for _ in range(args.rounds):
             common = ["--windows", str(args.windows), "--length", str(args.length), "--threads", str(args.threads)]
-            out, _, peak = run([sys.executable, __file__, args.model, args.text, "--child", "--dtype", dtype, *common])
+            _, peak, out = run([sys.executable, __file__, args.model, args.text, "--child", "--dtype", dtype, *common])
+            out = json.loads(out)
             rows["transformers"].append((out["tokens"] / out["seconds"], peak, out["nll"]))
-            out, _, peak = run([
+            _, peak, out = run([
                 args.brevity, "eval", args.model, "--text", f"wikitext:{args.text}", "--window", str(args.length),
                 "--limit", str(args.windows * args.length), "--dtype", dtype, "--threads", str(args.threads), "--json",
             ])
-            nll = __import__("math").log(next(s["value"] for s in out["scores"] if s["name"] == "perplexity"))
+            out = json.loads(out)
+            nll = math.log(next(s["value"] for s in out["scores"] if s["name"] == "perplexity"))
             rows["brevity"].append((out["tokens_per_second"], peak, nll))
         median = {name: [statistics.median(row[n] for row in sides) for n in range(3)] for name, sides in rows.items()}
         ratios = [ours[0] / theirs[0] for ours, theirs in zip(rows["brevity"], rows["transformers"])]
