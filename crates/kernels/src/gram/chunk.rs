@@ -9,11 +9,9 @@ use crate::ops::Compute;
 use half::bf16;
 use std::ops::Range;
 
-/// Rows that are summed in single precision before they go to the totals.
-pub(super) const SUM: usize = 1024;
-/// Bytes of a chunk of packed rows, within which it may have several times [`SUM`] rows: each chunk reads and
-/// writes all totals once.
-const CHUNK_BYTES: usize = 32 << 20;
+/// Rows of a chunk: few enough to be summed in single precision, and for their packed form to stay in the cache that
+/// cores share. Four times as many measured the same, and take four times the memory.
+const SUM: usize = 1024;
 
 /// Some rows of both operands of `aᵀb`.
 pub(super) struct Chunk<'a> {
@@ -43,9 +41,8 @@ pub(super) fn chunks(
     }
     #[cfg(target_arch = "x86_64")]
     if compute == Compute::Bf16 && crate::cpu::features().avx512_bf16 {
-        let most = SUM * (CHUNK_BYTES / (2 * n * SUM * size_of::<bf16>())).clamp(1, 4);
-        for first in (0..rows).step_by(most) {
-            let count = most.min(rows - first);
+        for first in (0..rows).step_by(SUM) {
+            let count = SUM.min(rows - first);
             let at = first * n..(first + count) * n;
             // SAFETY: the processor has AVX-512 BF16.
             unsafe {
@@ -97,8 +94,7 @@ fn floats(x: Rows<'_>, round: bool, work: impl FnOnce(&[f32])) {
 impl Chunk<'_> {
     /// Works out rows `rows` (at most [`STRIP`]) and columns `cols` (at most [`TILE`]) of `aᵀb` on this thread and
     /// hands them to `work(row, column, sums)`: the sums of a row from a column on, counted from the first of each.
-    /// Where there are several times [`SUM`] rows, each row comes several times, to be added up. Of an `upper`
-    /// triangle a row begins at the diagonal.
+    /// Of an `upper` triangle a row begins at the diagonal.
     ///
     /// `rows` begins at a multiple of [`STRIP`], `cols` at one of [`TILE`].
     pub(super) fn product(
@@ -109,24 +105,19 @@ impl Chunk<'_> {
         mut work: impl FnMut(usize, usize, &[f32]),
     ) {
         scratch::<f32, _>(STRIP * TILE, |sums| {
-            for first in (0..self.rows).step_by(SUM) {
-                let count = SUM.min(self.rows - first);
-                match &self.operands {
-                    Operands::Floats(a, b) => {
-                        let skip = if upper { rows.start.saturating_sub(cols.start) } else { 0 };
-                        let (from, d) = (cols.start + skip, [rows.len(), count, cols.len() - skip]);
-                        tile_tn(d, &a[rows.start..], &b[from..], self.n, &mut sums[skip..], TILE);
-                    }
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: words are only made where there is AVX-512 BF16.
-                    Operands::Words(words) => unsafe {
-                        words.product(first..first + count, rows.clone(), cols.clone(), upper, sums);
-                    },
+            match &self.operands {
+                Operands::Floats(a, b) => {
+                    let skip = if upper { rows.start.saturating_sub(cols.start) } else { 0 };
+                    let (from, d) = (cols.start + skip, [rows.len(), self.rows, cols.len() - skip]);
+                    tile_tn(d, &a[rows.start..], &b[from..], self.n, &mut sums[skip..], TILE);
                 }
-                for r in 0..rows.len() {
-                    let c = if upper { (rows.start + r).saturating_sub(cols.start) } else { 0 };
-                    work(r, c, &sums[r * TILE + c..r * TILE + cols.len()]);
-                }
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: words are only made where there is AVX-512 BF16.
+                Operands::Words(words) => unsafe { words.product(self.rows, rows.clone(), cols.clone(), upper, sums) },
+            }
+            for r in 0..rows.len() {
+                let c = if upper { (rows.start + r).saturating_sub(cols.start) } else { 0 };
+                work(r, c, &sums[r * TILE + c..r * TILE + cols.len()]);
             }
         });
     }

@@ -102,22 +102,22 @@ fn regroup(wide: &[u32], narrow: &mut [u32]) {
 }
 
 impl Words<'_> {
-    /// The part of `aᵀb` at columns `rows` of `a` and `cols` of `b`, summed over `tokens`, into `sums` whose rows lie
+    /// The part of `aᵀb` at columns `rows` of `a` and `cols` of `b`, summed over all `tokens`, into `sums` whose rows lie
     /// [`TILE`] apart. Of an `upper` triangle, tiles of 8x48 left of the diagonal keep what they held.
     ///
     /// # Safety
     /// The processor must have AVX-512 BF16.
     pub(super) unsafe fn product(
         &self,
-        tokens: Range<usize>,
+        tokens: usize,
         rows: Range<usize>,
         cols: Range<usize>,
         upper: bool,
         sums: &mut [f32],
     ) {
         let groups = self.n.div_ceil(PANEL);
-        for first in tokens.clone().step_by(2 * BLOCK) {
-            let pairs = (tokens.end - first).div_ceil(2).min(BLOCK);
+        for first in (0..tokens).step_by(2 * BLOCK) {
+            let pairs = (tokens - first).div_ceil(2).min(BLOCK);
             let block = first / (2 * BLOCK) * groups * GROUP;
             for j in cols.start / PANEL..cols.end.div_ceil(PANEL) {
                 let w = &self.right[block + j * GROUP..][..pairs * PANEL];
@@ -126,7 +126,7 @@ impl Words<'_> {
                     let x = &self.left[block + i * BLOCK * ROWS..][..pairs * ROWS];
                     let at = (i * ROWS - rows.start) * TILE + j * PANEL - cols.start;
                     // SAFETY: passed on to the caller.
-                    unsafe { micro(x, w, &mut sums[at..at + (ROWS - 1) * TILE + PANEL], first > tokens.start) };
+                    unsafe { micro(x, w, &mut sums[at..at + (ROWS - 1) * TILE + PANEL], first > 0) };
                 }
             }
         }
