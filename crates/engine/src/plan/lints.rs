@@ -183,7 +183,9 @@ fn useless_factors(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
 fn nothing(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
     let idle = |n: usize| steps.iter().filter(|step| step.step == n).all(|step| step.before == step.after);
     let count = plan.recipe.steps.len();
-    let idle: Vec<usize> = (0..count).filter(|&n| idle(n) && kind(plan, n) != Some(Kind::Decompose)).collect();
+    // Ranks may be too high to save anything, and recovery leaves forms as they are.
+    let unchanged = [Kind::Decompose, Kind::Retarget, Kind::Correct].map(Some);
+    let idle: Vec<usize> = (0..count).filter(|&n| idle(n) && !unchanged.contains(&kind(plan, n))).collect();
     if count > 0 && idle.len() == count {
         return vec![Lint::new("the recipe changes nothing", "check its settings")];
     }

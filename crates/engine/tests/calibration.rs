@@ -1,0 +1,212 @@
+//! Runs whose methods look at activations.
+
+mod common;
+
+use std::path::Path;
+
+use brevity_engine::{Calibration, Draw, Error, Plan, PlanOptions, Recipe, Report, RunOptions, Samples, Wanted};
+use brevity_formats::Checkpoint;
+use brevity_kernels::ops::Compute;
+use common::{Llama, StopAfter, files, golden, is_stop, recipe};
+
+/// Samples of made-up tokens.
+fn samples(count: usize, length: usize, vocabulary: u32, compute: Compute) -> Calibration {
+    let mut state = 9u64;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as u32 % vocabulary
+    };
+    let tokens: Vec<u32> = (0..count * length).map(|_| next()).collect();
+    let wanted = Wanted { samples: Some(count), length: Some(length), draw: Some(Draw::First), text: None };
+    Calibration { samples: Samples::draw("made up", &tokens, &wanted, None, 0).unwrap(), compute }
+}
+
+fn options(threads: usize, calibration: Calibration) -> PlanOptions {
+    PlanOptions { threads, calibration: Some(calibration), model: Some("m".into()), ..PlanOptions::default() }
+}
+
+fn plan(checkpoint: &Checkpoint, recipe: &Recipe, threads: usize) -> Plan {
+    plan_with(checkpoint, recipe, &options(threads, samples(6, 24, 64, Compute::F32)))
+}
+
+fn plan_with(checkpoint: &Checkpoint, recipe: &Recipe, options: &PlanOptions) -> Plan {
+    Plan::make(checkpoint, recipe, options).unwrap_or_else(|error| panic!("{error} {:?}", error.hint()))
+}
+
+fn carry_out(plan: &Plan, checkpoint: &Checkpoint, out: &Path) -> Report {
+    plan.run(checkpoint, out, &RunOptions::default(), &mut ())
+        .unwrap_or_else(|error| panic!("{error} {:?}", error.hint()))
+}
+
+const RECIPES: &[&str] = &[
+    "format: compressed-tensors\nsteps: [{recover.retarget: {}}, {quantize.gptq: {group: 16, scale_dtype: f16}}]",
+    "format: dense\nsteps: [{recover.retarget: {}}, {prune.sparsegpt: {sparsity: 0.5}}]",
+    "format: native\nsteps: [{prune.wanda: {pattern: '2:4'}}, {quantize.gptq: {bits: 3, group: 16, symmetric: false}}]",
+    "format: dense\nsteps: [{quantize.gptq: {group: 16}}]",
+    "format: native\nsteps: [{decompose.svd: {rank: 8}}, {quantize.gptq: {bits: 8, group: 8}}]",
+    "format: native\nsteps: [{prune.sparsegpt: {pattern: '2:4', quantize: {bits: 4, group: 16}}}]",
+];
+
+#[test]
+fn a_run_that_was_stopped_anywhere_ends_with_the_bytes_of_one_that_was_not_at_any_number_of_threads() {
+    for text in RECIPES {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoint = Llama::new(3, 32, 48, true).checkpoint(&dir.path().join("m"));
+        let recipe = recipe(text);
+        carry_out(&plan(&checkpoint, &recipe, 2), &checkpoint, &dir.path().join("whole"));
+        let whole = files(&dir.path().join("whole"));
+        for (questions, threads) in [(20, 1), (45, 2), (70, 1)] {
+            let out = dir.path().join(format!("stopped-{questions}"));
+            let plan = plan(&checkpoint, &recipe, threads);
+            let stopped =
+                plan.run(&checkpoint, &out, &RunOptions::default(), &mut StopAfter::questions(questions)).unwrap_err();
+            assert!(is_stop(&stopped), "{text}: {stopped}");
+            carry_out(&plan, &checkpoint, &out);
+            assert_eq!(files(&out), whole, "{text} stopped after {questions}");
+        }
+    }
+}
+
+#[test]
+fn activations_in_files_change_no_byte_and_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(2, 32, 48, false).checkpoint(&dir.path().join("m"));
+    for compute in [Compute::F32, Compute::Bf16] {
+        let recipe = recipe(RECIPES[0]);
+        let mut options = options(1, samples(40, 100, 64, compute));
+        let free = plan_with(&checkpoint, &recipe, &options);
+        assert_eq!(free.spilled_bytes(), 0);
+        let name = |kind: &str| dir.path().join(format!("{kind}-{compute:?}"));
+        carry_out(&free, &checkpoint, &name("memory"));
+        // A little less than everything in memory: what lies between taps goes to a file; then hidden states too.
+        for (limit, out) in [(free.peak_memory_bytes - 1, "between"), (free.peak_memory_bytes - 1_200_000, "files")] {
+            options.max_memory = Some(limit);
+            let tight = plan_with(&checkpoint, &recipe, &options);
+            assert!(tight.spilled_bytes() > 0 && tight.peak_memory_bytes <= limit);
+            carry_out(&tight, &checkpoint, &name(out));
+            assert_eq!(files(&name(out)), files(&name("memory")));
+        }
+    }
+}
+
+#[test]
+fn less_memory_than_the_plan_needs_is_refused_before_work_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(2, 32, 48, false).checkpoint(&dir.path().join("m"));
+    let mut options = options(1, samples(40, 100, 64, Compute::F32));
+    options.max_memory = Some(1 << 20);
+    let error = Plan::make(&checkpoint, &recipe(RECIPES[0]), &options).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::Memory { .. }), "{error}");
+}
+
+#[test]
+fn without_a_text_a_plan_can_be_made_and_not_carried_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(2, 32, 48, false).checkpoint(&dir.path().join("m"));
+    let plan = plan_with(&checkpoint, &recipe(RECIPES[0]), &PlanOptions::default());
+    let error = plan.run(&checkpoint, &dir.path().join("out"), &RunOptions::default(), &mut ()).unwrap_err();
+    assert!(error.to_string().contains("there is no text to calibrate on"), "{error}");
+    assert!(error.hint().unwrap().contains("--text"));
+    assert!(!dir.path().join("out").exists());
+}
+
+#[test]
+fn a_table_that_no_tap_shows_is_refused_in_the_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(1, 32, 48, false).checkpoint(&dir.path().join("m"));
+    let recipe = recipe("steps: [{quantize.gptq: {group: 16, at: [embed.tokens]}}]");
+    let error = Plan::make(&checkpoint, &recipe, &PlanOptions::default()).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("cannot be seen for `embed.tokens`"), "{error}");
+}
+
+#[test]
+fn the_output_table_is_looked_at_behind_all_rewritten_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(2, 32, 48, false).checkpoint(&dir.path().join("m"));
+    let recipe = recipe("format: native\nsteps: [{quantize.gptq: {bits: 3, group: 16, at: [blocks, head.out]}}]");
+    let report = carry_out(&plan(&checkpoint, &recipe, 2), &checkpoint, &dir.path().join("out"));
+    let head = report.sites.iter().find(|row| row.site.to_string() == "head.out").unwrap();
+    assert!(head.data_error.is_some_and(|error| error > 0.0 && error < head.relative_error), "{head:?}");
+}
+
+#[test]
+fn every_layer_reports_its_error_on_what_it_reads_and_the_record_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(2, 32, 48, true).checkpoint(&dir.path().join("m"));
+    let report = carry_out(&plan(&checkpoint, &recipe(RECIPES[0]), 2), &checkpoint, &dir.path().join("out"));
+    assert_eq!(report.sites.len(), 14);
+    for row in &report.sites {
+        assert!(row.data_error.is_some_and(|error| error > 0.0), "{row:?}");
+        assert!(row.figures.contains_key("damp"), "{row:?}");
+    }
+    assert!(report.phases.is_some_and(|phases| phases.forward_seconds > 0.0));
+    let record = std::fs::read_to_string(dir.path().join("out/compression.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["calibration"]["samples"], 6);
+    assert!(record["sites"][0]["data_error"].as_f64().is_some());
+}
+
+#[test]
+fn gptq_loses_less_of_what_layers_return_than_rounding_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(2, 32, 48, true).checkpoint(&dir.path().join("m"));
+    let error = |step: &str, out: &str| {
+        // A step of no effect that looks, so that rounding reports its error in the same way.
+        let text = format!("format: native\nsteps: [{{prune.wanda: {{sparsity: 0.0}}}}, {step}]");
+        let text = text.replace("prune.wanda: {sparsity: 0.0}", "prune.sparsegpt: {sparsity: 0.0, damp: 0.01}");
+        let report = carry_out(&plan(&checkpoint, &recipe(&text), 2), &checkpoint, &dir.path().join(out));
+        report.sites.iter().map(|row| row.data_error.unwrap().powi(2)).sum::<f64>()
+    };
+    let rounded = error("{quantize.rtn: {bits: 3, group: 16}}", "rtn");
+    let solved = error("{quantize.gptq: {bits: 3, group: 16}}", "gptq");
+    assert!(solved < 0.9 * rounded, "{solved} {rounded}");
+}
+
+#[test]
+fn an_activation_that_leaves_the_range_of_numbers_names_block_and_tap_or_sample() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut llama = Llama::new(2, 32, 48, true);
+    // Gate and up so large that their product is infinite.
+    for name in ["gate_proj", "up_proj"] {
+        let (_, values) = llama.tensors.get_mut(&format!("model.layers.1.mlp.{name}.weight")).unwrap();
+        values.iter_mut().for_each(|x| *x *= 1e20);
+    }
+    let checkpoint = llama.checkpoint(&dir.path().join("m"));
+    let out = dir.path().join("out");
+    let error = plan(&checkpoint, &recipe(RECIPES[3]), 2)
+        .run(&checkpoint, &out, &RunOptions::default(), &mut ())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("`blocks.1`"), "{error}");
+    assert!(!out.join("config.json").exists());
+}
+
+#[test]
+fn one_sample_or_two_are_enough_to_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(1, 32, 48, true).checkpoint(&dir.path().join("m"));
+    for count in [1, 2] {
+        let options = options(2, samples(count, 9, 64, Compute::F32));
+        let plan = plan_with(&checkpoint, &recipe(RECIPES[0]), &options);
+        let report = carry_out(&plan, &checkpoint, &dir.path().join(format!("out-{count}")));
+        let told = report.sites.iter().flat_map(|row| &row.notes).any(|note| note.contains("more would serve"));
+        assert!(told, "fewer tokens than inputs are told");
+    }
+}
+
+#[test]
+fn every_architecture_is_calibrated_or_says_why_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = recipe(
+        "format: native\nsteps: [{recover.retarget: {}}, {quantize.gptq: {group: 8, ragged: channel}}, {recover.bias: {}}]",
+    );
+    for (name, path) in golden(dir.path()) {
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let vocabulary = checkpoint.model().vocabulary as u32;
+        let options = options(2, samples(3, 12, vocabulary, Compute::F32));
+        let plan = plan_with(&checkpoint, &recipe, &options);
+        let report = carry_out(&plan, &checkpoint, &dir.path().join(format!("{name}-out")));
+        assert!(report.sites.iter().all(|row| row.data_error.is_some()), "{name}");
+        assert_eq!(common::weight_bytes(&dir.path().join(format!("{name}-out"))), plan.size.size_bytes_after, "{name}");
+    }
+}
