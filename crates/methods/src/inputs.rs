@@ -10,13 +10,14 @@ use brevity_model::{Form, Linear, Site};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::ladder::{self, LADDER};
 use crate::seen::Seen;
 use crate::settings::Setting;
 
-/// Multiples of the mean of the diagonal of `Σ x xᵀ` that `damp: auto` chooses among.
-const DAMPS: [f64; 6] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
-/// The one it starts with.
+/// The rung of the ladder that `damp: auto` starts with.
 const FIRST: usize = 3;
+/// How much more error than the least is as good.
+const LEEWAY: f64 = 1.05;
 /// What is taken where nothing can be chosen.
 const CUSTOMARY: f64 = 0.01;
 /// Inputs up to which all factors are kept; above, the last of each kind.
@@ -153,7 +154,7 @@ impl<'a> Inputs<'a> {
     pub fn middle(&self, damp: Damp) -> Option<Arc<InverseFactor>> {
         let damp = match damp {
             Damp::Times(damp) => damp,
-            Damp::Auto(_) => DAMPS[FIRST],
+            Damp::Auto(_) => LADDER[FIRST],
         };
         self.factor(Part::Fit, damp).ok()
     }
@@ -176,31 +177,13 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// The damping with the least error, and that error. Begins in the middle and goes on in the direction in which
-    /// the error falls, for as long as it does. `None` where no factor is positive definite.
+    /// The damping to take, and its error: [`crate::ladder`] says which. `None` where no factor is positive definite.
     pub fn choose(&self, mut error: impl FnMut(&InverseFactor) -> Result<f64>) -> Result<Option<(f64, f64)>> {
-        let mut at = |n: usize| match self.factor(Part::Fit, DAMPS[n]) {
+        let at = |damp: f64| match self.factor(Part::Fit, damp) {
             Ok(factor) => error(&factor),
             Err(_) => Ok(f64::INFINITY),
         };
-        let (mut best, mut least) = (FIRST, at(FIRST)?);
-        for n in FIRST + 1..DAMPS.len() {
-            let found = at(n)?;
-            if found >= least {
-                break;
-            }
-            (best, least) = (n, found);
-        }
-        if best == FIRST {
-            for n in (0..FIRST).rev() {
-                let found = at(n)?;
-                if found >= least {
-                    break;
-                }
-                (best, least) = (n, found);
-            }
-        }
-        Ok(least.is_finite().then_some((DAMPS[best], least)))
+        ladder::choose(FIRST, at, |least| LEEWAY * least)
     }
 
     /// Memory that is held at most for a layer: for one of its matrices two factors, the one that is being worked out,
@@ -214,7 +197,7 @@ impl<'a> Inputs<'a> {
     }
 
     fn matrix_bytes(inputs: usize) -> u64 {
-        let few = if inputs > FEW { 0 } else { 2 * (DAMPS.len() as u64 - 1) * InverseFactor::bytes(inputs) };
+        let few = if inputs > FEW { 0 } else { 2 * (LADDER.len() as u64 - 1) * InverseFactor::bytes(inputs) };
         2 * InverseFactor::bytes(inputs) + InverseFactor::peak_bytes(inputs) + Gram::bytes(inputs) + few
     }
 }

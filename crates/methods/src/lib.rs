@@ -23,6 +23,7 @@
 mod decompose;
 mod error;
 mod inputs;
+mod ladder;
 mod leaves;
 mod method;
 mod prune;

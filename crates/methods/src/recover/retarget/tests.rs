@@ -181,24 +181,6 @@ fn layers_of_one_tap_share_their_factors_and_get_what_they_would_get_alone() {
 }
 
 #[test]
-fn the_walk_goes_the_better_way_and_stops() {
-    let mut tried = Vec::new();
-    let peak = |at: f64, tried: &mut Vec<f64>| {
-        walk(|lambda: f64| {
-            tried.push(lambda);
-            Ok(1.0 - (lambda / at).ln().abs() / 10.0)
-        })
-    };
-    assert_eq!(peak(0.1, &mut tried), Ok(Some(0.1)));
-    assert_eq!(std::mem::take(&mut tried), [0.1, 0.3, 0.03]);
-    assert_eq!(peak(3.0, &mut tried), Ok(Some(3.0)));
-    assert_eq!(std::mem::take(&mut tried), [0.1, 0.3, 1.0, 3.0]);
-    assert_eq!(peak(0.001, &mut tried), Ok(Some(0.01)));
-    assert_eq!(tried, [0.1, 0.3, 0.03, 0.01]);
-    assert_eq!(walk(|_| Ok(0.0)), Ok(None));
-}
-
-#[test]
 fn single_and_double_precision_agree() {
     let (x, r) = drifted(1, 0.3, 0.2);
     let fold = fold(N, &x, &r);
