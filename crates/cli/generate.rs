@@ -28,6 +28,7 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
             Usage { what: "the prompt is empty".into(), hint: Some("give some text to continue".into()) }.into()
         );
     }
+    machine::resident(&args.machine, &checkpoint)?;
     let model = Resident::load(&checkpoint, machine::compute(&args.machine, &checkpoint))?;
     let sampling = Sampling {
         max_tokens: args.max_tokens,

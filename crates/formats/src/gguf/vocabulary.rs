@@ -187,9 +187,7 @@ impl Vocabulary<'_> {
         // A space goes in front of the text, even of a space, and not once more behind a special token in the middle.
         // A lone Metaspace would leave out the space that goes in front of a space; so the spaces of the text are
         // marked first, the one in front is a blank then, and is marked last.
-        let marks = |replacement: char, scheme: &str| {
-            json!({"type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": false})
-        };
+        let marks = |replacement: char, scheme: &str| json!({"type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": false});
         let in_front = if prefix { "first" } else { "never" };
         let steps = [marks(' ', in_front), marks(SPACE, "never")];
         let mut decoders = vec![from_space, json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
