@@ -284,6 +284,24 @@ fn a_pipe_called_gguf_is_refused_without_waiting_for_a_writer() {
     assert!(stderr(&output).contains("not an ordinary file"), "{}", stderr(&output));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reader_that_turns_away_or_a_full_disk_does_not_bring_the_command_down() {
+    let commands = [&["man"][..], &["completions", "bash"], &["recipes"], &["generate", "tiny", "--prompt", "a"]];
+    for args in commands {
+        let mut child =
+            brevity().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = brevity().args(args).stdout(full).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(BAD_INPUT), "{args:?}: {said}");
+        assert!(said.contains("error: ") && !said.contains("panicked"), "{args:?}: {said}");
+    }
+}
+
 #[test]
 fn more_threads_than_any_machine_has_are_refused() {
     let (code, said) = failure(&["eval", "tiny", "--threads", "100000"]);
