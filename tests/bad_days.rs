@@ -18,7 +18,9 @@ fn compress<'a>(model: &'a Path, recipe: &'a str, out: &'a Path) -> [&'a str; 6]
 
 /// Whether a directory would pass for a finished checkpoint.
 fn looks_whole(dir: &Path) -> bool {
-    dir.join("model.safetensors.index.json").exists() || dir.join("model.safetensors").exists()
+    ["model.safetensors.index.json", "brevity.safetensors.index.json", "model.safetensors"]
+        .iter()
+        .any(|name| dir.join(name).exists())
 }
 
 #[test]
@@ -260,6 +262,78 @@ fn zero_length_and_one_row_tensors_are_carried_through() {
         assert!(index.contains(name), "{name} in {index}");
     }
     success(&["inspect", text(&out), "--all"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_called_gguf_is_refused_without_waiting_for_a_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("model.gguf");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut child = brevity().args(["inspect", text(&pipe)]).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > Duration::from_secs(30) {
+            child.kill().unwrap();
+            panic!("it waits for the pipe");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(BAD_INPUT));
+    assert!(stderr(&output).contains("not an ordinary file"), "{}", stderr(&output));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reader_that_turns_away_or_a_full_disk_does_not_bring_the_command_down() {
+    let commands = [&["man"][..], &["completions", "bash"], &["recipes"], &["generate", "tiny", "--prompt", "a"]];
+    for args in commands {
+        let mut child =
+            brevity().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = brevity().args(args).stdout(full).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(BAD_INPUT), "{args:?}: {said}");
+        assert!(said.contains("error: ") && !said.contains("panicked"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn more_threads_than_any_machine_has_are_refused() {
+    let (code, said) = failure(&["eval", "tiny", "--threads", "100000"]);
+    assert_eq!(code, BAD_INPUT);
+    assert!(said.contains("100000") && said.contains("1024"), "{said}");
+}
+
+#[test]
+fn a_recipe_that_is_a_directory_is_called_one() {
+    let (folder, model, out) = scratch(Toy::default());
+    let output =
+        brevity().args(compress(&model, ".", &out)).current_dir(folder.path()).output().expect("the command starts");
+    assert_eq!(output.status.code(), Some(BAD_INPUT));
+    assert!(stderr(&output).contains("is a directory"), "{}", stderr(&output));
+}
+
+#[test]
+fn generation_keeps_to_the_memory_it_may_have() {
+    let (code, said) = failure(&["generate", "tiny", "--prompt", "a", "--max-memory", "1MiB"]);
+    assert_eq!(code, WOULD_NOT_FIT);
+    assert!(said.contains("memory"), "{said}");
+}
+
+#[test]
+fn a_quantization_that_is_no_object_is_refused() {
+    let (_folder, model, _out) = scratch(Toy::default());
+    let mut config = Toy::default().config();
+    config["quantization_config"] = 7.into();
+    std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let (code, said) = failure(&["inspect", text(&model)]);
+    assert_eq!(code, BAD_INPUT);
+    assert!(said.contains('7'), "{said}");
 }
 
 /// A checkpoint that takes long enough to be interrupted: about 60 MB in 24 blocks.

@@ -197,7 +197,7 @@ pub struct Generate {
     #[arg(long, default_value_t = 64)]
     pub max_tokens: usize,
     /// 0 takes the likeliest token; 1 draws from the model's distribution.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f32,
     /// The seed of the draw.
     #[arg(long, default_value_t = 0)]

@@ -1,6 +1,5 @@
 //! `brevity generate`: continues a prompt.
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -28,6 +27,7 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
             Usage { what: "the prompt is empty".into(), hint: Some("give some text to continue".into()) }.into()
         );
     }
+    machine::resident(&args.machine, &checkpoint)?;
     let model = Resident::load(&checkpoint, machine::compute(&args.machine, &checkpoint))?;
     let sampling = Sampling {
         max_tokens: args.max_tokens,
@@ -38,10 +38,11 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
     let decode =
         |ids: &[u32]| tokenizer.decode(ids, true).map_err(|e| anyhow::anyhow!("cannot decode what was generated: {e}"));
 
+    let mut closed = None;
     // Text is printed as far as it is known: a token may hold only the first bytes of a letter.
     let (mut all, mut printed) = (prompt.clone(), decode(&prompt)?.len());
     if !args.json {
-        print!("{}", args.prompt);
+        print::bytes(args.prompt.as_bytes())?;
     }
     let started = Instant::now();
     let mut show = |token: u32| {
@@ -51,14 +52,16 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
             && !text.ends_with('\u{FFFD}')
             && text.len() > printed
         {
-            print!("{}", text.get(printed..).unwrap_or(""));
+            closed = print::bytes(text.get(printed..).unwrap_or("").as_bytes()).err();
             printed = text.len();
         }
-        let closed = std::io::stdout().flush().is_err();
-        if closed || cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if closed.is_some() || cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let more = generate(&model, &prompt, &sampling, &mut show)?;
     let seconds = started.elapsed().as_secs_f64();
+    if let Some(error) = closed {
+        return Err(error);
+    }
     if args.json {
         let report = json!({
             "model": args.model, "prompt": args.prompt, "prompt_tokens": prompt.len(), "tokens": more.len(),

@@ -14,11 +14,18 @@ const USUAL_BUDGET: u64 = 256 << 20;
 /// What the process needs beside weights and hidden states: program, tokenizer, text, logits, buffers.
 const BASE: u64 = 224 << 20;
 
+/// More threads than any machine has work for; thousands would keep it from everything else for minutes.
+const MOST_THREADS: usize = 1024;
+
 /// Sets the number of threads of the whole process.
 pub fn use_threads(machine: &Machine) -> anyhow::Result<()> {
     if let Some(threads) = machine.threads {
         if threads == 0 {
             return Err(Usage { what: "`--threads 0` leaves nobody to do the work".into(), hint: None }.into());
+        }
+        if threads > MOST_THREADS {
+            let what = format!("`--threads {threads}` is more than {MOST_THREADS}, the most that is allowed");
+            return Err(Usage { what, hint: Some("one for each core is best, and is the default".into()) }.into());
         }
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
@@ -61,9 +68,19 @@ pub fn budget(machine: &Machine, models: &[&Checkpoint], window: usize) -> anyho
     let one_window = (window * width * 4) as u64;
     let needed = BASE + weights + one_window;
     if limit < needed {
-        return Err(TooSmall { needed, limit }.into());
+        return Err(TooSmall { work: "evaluation", needed, limit }.into());
     }
     Ok(limit - BASE - weights)
+}
+
+/// Refuses to keep a model in memory that needs more than is allowed.
+///
+/// # Errors
+/// [`TooSmall`], if it does.
+pub fn resident(machine: &Machine, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    let Some(limit) = machine.max_memory else { return Ok(()) };
+    let needed = BASE + checkpoint.size_bytes();
+    if limit < needed { Err(TooSmall { work: "generation", needed, limit }.into()) } else { Ok(()) }
 }
 
 /// Bytes of the largest stage while it is made ready: as stored, and in single precision.
@@ -83,10 +100,11 @@ fn largest_stage(checkpoint: &Checkpoint) -> u64 {
     runnable.map(bytes).max().unwrap_or(0)
 }
 
-/// The memory allowed is less than an evaluation needs.
+/// The memory allowed is less than the work needs.
 #[derive(Debug, thiserror::Error)]
-#[error("the evaluation needs about {} of memory, and `--max-memory` allows {}", units::bytes(*needed), units::bytes(*limit))]
+#[error("the {work} needs about {} of memory, and `--max-memory` allows {}", units::bytes(*needed), units::bytes(*limit))]
 pub struct TooSmall {
+    work: &'static str,
     needed: u64,
     limit: u64,
 }
@@ -94,6 +112,7 @@ pub struct TooSmall {
 impl TooSmall {
     /// What to do.
     pub fn hint(&self) -> Option<String> {
-        Some("allow more memory, or take a smaller `--window`".into())
+        let window = if self.work == "evaluation" { ", or take a smaller `--window`" } else { "" };
+        Some(format!("allow more memory{window}"))
     }
 }

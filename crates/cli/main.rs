@@ -40,8 +40,9 @@ fn main() -> ExitCode {
         Command::Recipes(args) => recipes::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "brevity", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "brevity", &mut script);
+            print::bytes(&script)
         }
         Command::Man => manual(),
     };
@@ -58,12 +59,12 @@ fn open(name: &str, loose: bool) -> anyhow::Result<Checkpoint> {
 
 /// The page of the command and, behind it, of each of its subcommands.
 fn manual() -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
+    let mut out = Vec::new();
     let mut command = Cli::command();
     command.build();
     clap_mangen::Man::new(command.clone()).render(&mut out)?;
     for subcommand in command.get_subcommands() {
         clap_mangen::Man::new(subcommand.clone()).render(&mut out)?;
     }
-    Ok(())
+    print::bytes(&out)
 }

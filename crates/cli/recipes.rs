@@ -7,6 +7,7 @@ use brevity::methods::METHODS;
 use serde_json::{Value, json};
 
 use crate::args::{Recipes, RecipesCommand};
+use crate::failure::Usage;
 use crate::{print, table};
 
 pub fn run(args: &Recipes) -> anyhow::Result<()> {
@@ -19,7 +20,15 @@ pub fn run(args: &Recipes) -> anyhow::Result<()> {
 
 /// Reads a recipe by its name, or from a file.
 pub fn read(name: &str) -> anyhow::Result<Recipe> {
-    Ok(if is_file(name) { Recipe::parse(&text(name)?, name)? } else { Recipe::named(name)? })
+    if is_file(name) {
+        return Ok(Recipe::parse(&text(name)?, name)?);
+    }
+    let named = Recipe::named(name);
+    if named.is_err() && Path::new(name).is_dir() {
+        let hint = Some("give the YAML file, or one of `brevity recipes`".into());
+        return Err(Usage { what: format!("`{name}` is a directory, where a recipe was expected"), hint }.into());
+    }
+    Ok(named?)
 }
 
 /// Whether a name means a file: it looks like a path or ends as YAML files do.

@@ -344,7 +344,10 @@ fn wrap(
     config: &Config,
     folder: &Folder,
 ) -> Result<(Box<dyn Container>, &'static str), Error> {
-    let settings = config.get("quantization_config");
+    let settings = config.get("quantization_config").filter(|settings| !settings.is_null());
+    if let Some(settings) = settings.filter(|settings| !settings.is_object()) {
+        return Err(Error::QuantMethod { path: folder.path().to_owned(), method: settings.to_string() });
+    }
     let method = settings.and_then(|settings| settings.get("quant_method")).and_then(Value::as_str);
     let refused = |method: &str| {
         let (path, method) = (folder.path().to_owned(), method.to_owned());

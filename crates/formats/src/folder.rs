@@ -36,7 +36,12 @@ impl Folder {
     /// # Errors
     /// If there is no file at this path.
     pub fn of_file(path: &Path) -> Result<Self, Error> {
-        std::fs::metadata(path).map_err(|source| Error::reading(path, source))?;
+        let metadata = std::fs::metadata(path).map_err(|source| Error::reading(path, source))?;
+        if !metadata.is_file() {
+            // Opening a pipe would wait for somebody to write into it.
+            let why = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not an ordinary file");
+            return Err(Error::reading(path, why));
+        }
         match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
             (Some(directory), Some(name)) => {
                 Ok(Folder(Place::File { directory: directory.to_owned(), name: name.to_owned() }))

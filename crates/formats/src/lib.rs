@@ -73,7 +73,7 @@ pub use header::{Header, HeaderEntry};
 pub use hf::{Index, WeightFiles};
 pub use map::Bytes;
 pub use native::{Native, NativeFiles, open as open_native};
-pub use output::{INDEX, Output, OutputFault, free_bytes, predicted_bytes};
+pub use output::{INDEX, NATIVE_INDEX, Output, OutputFault, free_bytes, predicted_bytes};
 pub use tensor::{Tensor, TensorSpec};
 pub use tokenizer::{check_tokenizer, read_tokenizer};
 pub use unholdable::Why;

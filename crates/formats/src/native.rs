@@ -2,14 +2,15 @@
 //!
 //! # Files
 //!
-//! The files are those of any other directory: shards, `model.safetensors.index.json`, `config.json`. The latter is the
-//! configuration of the source with the key `"brevity": {"layout": "native", "version": 1}`.
+//! The files are those of any other directory: shards, an index, `config.json`. The latter is the configuration of the
+//! source with the key `"brevity": {"layout": "native", "version": 1}`. The index is `brevity.safetensors.index.json`, so
+//! that a tool which does not know the layout finds no weights, rather than taking random ones for those it misses.
 //!
 //! # Plain tensors
 //!
 //! A tensor of the source whose weights are all floats of the type it had there, without masks, is stored as it was:
 //! same name, same type, same shape. So are tensors that are no weights. Where that is all there is, the directory is an
-//! ordinary one.
+//! ordinary one, with the ordinary `model.safetensors.index.json`.
 //!
 //! # Coded weights
 //!
@@ -84,7 +85,7 @@ use crate::tensor::{Tensor, TensorSpec};
 const VERSION: u64 = 1;
 
 /// Names of the tensors with forms begin with this.
-const FORMS: &str = "brevity.forms.";
+pub(crate) const FORMS: &str = "brevity.forms.";
 
 /// Our own layout.
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +169,7 @@ impl Format for Native {
     }
 
     fn consumers(&self) -> &'static str {
-        "brevity; other tools read the tensors that were not rewritten"
+        "brevity only, where a weight was rewritten"
     }
 
     fn layout(&self, at: &StageView<'_>, forms: &Stage<Form>) -> Result<Vec<TensorSpec>, Error> {

@@ -7,6 +7,9 @@
 //! model.safetensors.index.json        last: with it the output is complete
 //! ```
 //!
+//! The index of a directory with coded weights in our native layout is called `brevity.safetensors.index.json`: tools
+//! that do not know the layout find no weights then, where they would take random ones for those they miss.
+//!
 //! Each file is written beside its place (`.NAME.part`), flushed to disk and renamed, so no file with its final name
 //! is ever cut off. The journal holds the identity of the run, the files it writes, and size and digest of each
 //! finished shard. A run that was killed is opened again with the same identity and trusts a shard exactly if its
@@ -30,10 +33,14 @@ pub use self::fault::OutputFault;
 use self::journal::{Finished, JOURNAL, Journal};
 use self::shard::Shard;
 use crate::error::Error;
+use crate::native;
 use crate::tensor::{Tensor, TensorSpec};
 
 /// The file that says which shard holds which tensor.
 pub const INDEX: &str = "model.safetensors.index.json";
+
+/// The same where only we can read the weights.
+pub const NATIVE_INDEX: &str = "brevity.safetensors.index.json";
 
 /// A directory that is being written.
 #[derive(Debug)]
@@ -41,6 +48,8 @@ pub struct Output {
     dir: PathBuf,
     /// For each stage its shard; stages without tensors have none.
     shards: Vec<Option<Shard>>,
+    /// The name of the index.
+    index: &'static str,
     journal: Journal,
     /// Locked against other processes as long as this lives.
     _lock: Option<File>,
@@ -69,7 +78,9 @@ impl Output {
             files: Vec::new(),
         };
         let lock = prepare(dir)?;
-        let mut output = Output { dir: dir.to_owned(), shards, journal: planned, _lock: lock };
+        let coded = specs.iter().flatten().any(|spec| spec.name.starts_with(native::FORMS));
+        let index = if coded { NATIVE_INDEX } else { INDEX };
+        let mut output = Output { dir: dir.to_owned(), shards, index, journal: planned, _lock: lock };
         match output.earlier() {
             // A damaged record still says that a run of ours was here, but not what it wrote.
             Err(Error::Output { fault: OutputFault::Journal { .. }, .. }) if fresh => {
@@ -184,7 +195,7 @@ impl Output {
             }
             disk::write_whole(&self.dir, name, &[bytes])?;
         }
-        disk::write_whole(&self.dir, INDEX, &[self.index().as_bytes()])?;
+        disk::write_whole(&self.dir, self.index, &[self.index().as_bytes()])?;
         disk::remove(&self.dir.join(JOURNAL))?;
         disk::sync_dir(&self.dir).map_err(|source| OutputFault::Write { source }.at(&self.dir))
     }
@@ -213,10 +224,10 @@ impl Output {
                 Err(OutputFault::Unwritable { source }.at(&path))
             }
             // No journal: finished, if there is an index that says so.
-            Err(_) => Ok(fs::read(self.dir.join(INDEX))
-                .ok()
-                .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
-                .and_then(|index| serde_json::from_value(index["metadata"]["brevity"].clone()).ok())),
+            Err(_) => Ok([INDEX, NATIVE_INDEX].into_iter().find_map(|name| {
+                let index: Value = serde_json::from_slice(&fs::read(self.dir.join(name)).ok()?).ok()?;
+                serde_json::from_value(index["metadata"]["brevity"].clone()).ok()
+            })),
         }
     }
 
@@ -239,8 +250,8 @@ impl Output {
     /// Removes everything that an earlier run wrote, if nothing else is there: the index first, so that what is left
     /// does not look whole.
     fn clear(&self, earlier: &Journal) -> Result<(), Error> {
-        self.must_be_empty_but_for(earlier.all_files().chain([INDEX, JOURNAL]))?;
-        disk::remove(&self.dir.join(INDEX))?;
+        self.must_be_empty_but_for(earlier.all_files().chain([INDEX, NATIVE_INDEX, JOURNAL]))?;
+        [INDEX, NATIVE_INDEX].iter().try_for_each(|index| disk::remove(&self.dir.join(index)))?;
         self.remove_parts(earlier)?;
         for name in earlier.all_files().filter(|name| disk::is_inside(name)) {
             disk::remove(&self.dir.join(name))?;
@@ -254,7 +265,7 @@ impl Output {
 
     /// Removes files that an earlier run had begun.
     fn remove_parts(&self, earlier: &Journal) -> Result<(), Error> {
-        let names = earlier.all_files().filter(|name| disk::is_inside(name)).chain([INDEX, JOURNAL]);
+        let names = earlier.all_files().filter(|name| disk::is_inside(name)).chain([INDEX, NATIVE_INDEX, JOURNAL]);
         names.map(|name| disk::part_of(&self.dir.join(name))).try_for_each(|part| disk::remove(&part))
     }
 

@@ -23,6 +23,8 @@ use parts::fits;
 /// The model that a configuration and tensors make up. Tensors that its description does not name become
 /// [`Stage::Loose`] stages at the end.
 ///
+/// Of a model of text and images, with its language model in `text_config`, the language model is described.
+///
 /// An output table beside `tie_word_embeddings: true` is left out: the token table stands for it.
 ///
 /// # Errors
@@ -36,6 +38,8 @@ pub fn build(config: &Config, tensors: &dyn Tensors) -> Result<Model<Source>, Er
         known.sort();
         return Err(Error::UnknownArchitecture { model_type: model_type.to_owned(), known });
     };
+    let language = config.language_model();
+    let config = language.as_ref().unwrap_or(config);
     build_as(&written.for_config(config)?, config, tensors)
 }
 

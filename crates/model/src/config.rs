@@ -43,6 +43,11 @@ impl Config {
         self.get("model_type").and_then(Value::as_str).unwrap_or("")
     }
 
+    /// The configuration of the language model in that of a model of text and images.
+    pub(crate) fn language_model(&self) -> Option<Config> {
+        self.get("text_config").and_then(Value::as_object).map(|map| Config { map: map.clone() })
+    }
+
     /// The keys in order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.map.keys().map(String::as_str)

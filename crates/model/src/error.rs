@@ -43,7 +43,7 @@ pub enum Error {
         supported: String,
     },
     /// No description knows the architecture.
-    #[error("unknown architecture `{model_type}`")]
+    #[error("{}", unknown(model_type))]
     UnknownArchitecture {
         /// `model_type` of the configuration.
         model_type: String,
@@ -78,6 +78,13 @@ pub enum Error {
         /// What would fit, such as `[*, 64]`.
         expected: String,
     },
+}
+
+fn unknown(model_type: &str) -> String {
+    match model_type {
+        "" => "`config.json` names no architecture: it has no text under `model_type`".to_owned(),
+        name => format!("unknown architecture `{name}`"),
+    }
 }
 
 impl Error {

@@ -65,6 +65,9 @@ fn given(look: &Lookup<'_>, keys: &RopeKeys, windowed: bool) -> Option<Found> {
 /// Applies the scaling that the parameters ask for.
 fn scaled(look: &Lookup<'_>, given: &Found, plain: Vec<f64>, theta: f64) -> Result<Scaled, Error> {
     let usual = |inv_freq| Scaled { inv_freq, amplitude: 1.0, long: None };
+    if !given.value.is_object() {
+        return Err(given.wrong("an object with a `rope_type`"));
+    }
     let Some(kind) = given.inner("rope_type").or_else(|| given.inner("type")) else {
         return Ok(usual(plain));
     };

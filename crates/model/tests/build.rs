@@ -63,6 +63,19 @@ fn llama() -> (Config, Names) {
     (Config::parse(&config.to_string()).unwrap(), names)
 }
 
+#[test]
+fn a_configuration_of_the_wrong_kind_is_refused_rather_than_passed_over() {
+    let (mut config, names) = llama();
+    config.set("rope_scaling", json!(17));
+    let error = build(&config, &names).unwrap_err().to_string();
+    assert!(error.contains("`rope_scaling`") && error.contains("17"), "{error}");
+    config.set("rope_scaling", json!(null));
+    assert!(build(&config, &names).is_ok());
+    config.set("model_type", json!(["llama"]));
+    let error = build(&config, &names).unwrap_err().to_string();
+    assert!(error.contains("names no architecture"), "{error}");
+}
+
 fn attention(model: &Model<Source>, n: usize) -> &Attention<Source> {
     match &model.stages[n + 1] {
         Stage::Block(Block { attn: Some(attn), .. }) => attn,

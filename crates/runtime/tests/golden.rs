@@ -56,6 +56,32 @@ fn open(fixture: &Value) -> Golden {
     }
 }
 
+/// The language model of a golden file as a part of a model of text and images.
+fn wrapped(fixture: &Value, model_type: &str, prefix: &str) -> Value {
+    let mut wrapped = fixture.clone();
+    wrapped["config"] = serde_json::json!({ "model_type": model_type, "text_config": fixture["config"] });
+    for parameter in wrapped["parameters"].as_array_mut().unwrap() {
+        let name = parameter["name"].as_str().unwrap().replacen("model.", prefix, 1);
+        parameter["name"] = name.into();
+    }
+    // Behind the others, so that their random numbers stay the same.
+    let tower = serde_json::json!({ "name": "vision_tower.encoder.fc1.weight", "shape": [6, 4], "norm": false });
+    wrapped["parameters"].as_array_mut().unwrap().push(tower);
+    wrapped
+}
+
+#[test]
+fn the_language_model_of_gemma_3_runs_within_a_model_of_text_and_images() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/gemma3.json");
+    let fixture: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    check(["language_model.model.", "model.language_model."].into_iter().map(|prefix| {
+        let golden = open(&wrapped(&fixture, "gemma3", prefix));
+        let resident = Resident::load(&golden.checkpoint, Compute::F32).unwrap();
+        let got: Vec<f32> = resident.logits(&golden.ids).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        (prefix.to_owned(), difference(&got, &golden.expected))
+    }));
+}
+
 /// Writes the model of a golden file as a checkpoint.
 fn write(fixture: &Value, folder: &Path) {
     let mut numbers = Lcg(fixture["seed"].as_u64().unwrap());

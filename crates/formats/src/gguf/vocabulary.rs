@@ -184,8 +184,12 @@ impl Vocabulary<'_> {
 
         let prefix = self.meta.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
         let from_space = json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "});
-        // A space goes in front of the text, and not once more behind a special token in the middle of it.
-        let scheme = if prefix { "first" } else { "never" };
+        // A space goes in front of the text, even of a space, and not once more behind a special token in the middle.
+        // A lone Metaspace would leave out the space that goes in front of a space; so the spaces of the text are
+        // marked first, the one in front is a blank then, and is marked last.
+        let marks = |replacement: char, scheme: &str| json!({"type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": false});
+        let in_front = if prefix { "first" } else { "never" };
+        let steps = [marks(' ', in_front), marks(SPACE, "never")];
         let mut decoders = vec![from_space, json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
         if prefix {
             decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
@@ -193,8 +197,8 @@ impl Vocabulary<'_> {
         Ok(json!({
             "version": "1.0", "truncation": null, "padding": null,
             "added_tokens": self.added(),
-            "normalizer": null,
-            "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": false},
+            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
             "post_processor": self.frame(true)?,
             "decoder": {"type": "Sequence", "decoders": decoders},
             "model": {

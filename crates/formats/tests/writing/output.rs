@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use brevity_formats::{Error, INDEX, Output, OutputFault, Tensor, TensorSpec};
+use brevity_formats::{Error, INDEX, NATIVE_INDEX, Output, OutputFault, Tensor, TensorSpec};
 
 const JOURNAL: &str = ".brevity-run.json";
 
@@ -113,6 +113,24 @@ fn a_finished_directory_holds_shards_index_and_small_files() {
         let raw = brevity_formats::Container::raw(&opened, &tensor.spec.name).unwrap();
         assert_eq!((raw.dtype, raw.shape, raw.bytes), (tensor.spec.dtype, &tensor.spec.shape[..], &tensor.data[..]));
     }
+}
+
+#[test]
+fn coded_weights_get_an_index_that_other_tools_do_not_look_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let forms = TensorSpec::new("brevity.forms.blocks.0", "U8", &[2]);
+    let write = |specs: &[Vec<TensorSpec>], identity: &str, fresh: bool| {
+        let mut output = Output::open(dir.path(), identity, specs, fresh).unwrap();
+        let tensors = specs[0].iter().map(|spec| Tensor { spec: spec.clone(), data: b"[]".to_vec() });
+        output.write(0, tensors.collect()).unwrap();
+        output.finish(Vec::new()).unwrap();
+        files(dir.path()).into_keys().filter(|name| name.ends_with(".json")).collect::<Vec<_>>()
+    };
+    let (coded, plain) = ([vec![forms]], [vec![TensorSpec::new("a", "U8", &[2])]]);
+    assert_eq!(write(&coded, "coded", false), [NATIVE_INDEX]);
+    assert_eq!(write(&coded, "coded", false), [NATIVE_INDEX], "a finished run is known as ours");
+    assert_eq!(write(&plain, "plain", true), [INDEX], "and the other index goes with it");
+    assert_eq!(write(&coded, "coded", true), [NATIVE_INDEX]);
 }
 
 /// The files of a directory with their bytes.
