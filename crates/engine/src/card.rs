@@ -109,8 +109,12 @@ pub(crate) fn text(record: &Record, scores: &[CardScore]) -> String {
     card += &format!("\nThat is {ratio:.2} times smaller.\n\n## Measured\n\n{}", measured(scores));
     card += &format!("\n## Layers\n\n{}", layers(&record.sites));
     card += &format!("\n## Loading\n\n{}", loading(&record.format));
+    let looked_at = record.calibration.as_ref().map_or_else(String::new, |seen| {
+        let text = seen["text"].as_str().unwrap_or_default();
+        format!(" Calibrated on {} samples of {} tokens of `{text}`.", seen["samples"], seen["length"])
+    });
     card += &format!(
-        "\n## Recipe\n\n```yaml\n{}```\n\nSeed {}. `{RECORD}` has the figures of every layer, and digests of the weights that \
+        "\n## Recipe\n\n```yaml\n{}```\n\nSeed {}.{looked_at} `{RECORD}` has the figures of every layer, and digests of the weights that \
          were read.\n",
         record.recipe_yaml, record.seed
     );
@@ -229,6 +233,8 @@ mod tests {
             bits: 4.25,
             sparsity: 0.0,
             relative_error: error,
+            data_error: None,
+            figures: Default::default(),
             notes: Vec::new(),
             seconds: Some(1.0),
         };
@@ -238,6 +244,7 @@ mod tests {
             model: "my-llama".into(),
             format: "compressed-tensors".into(),
             seed: 7,
+            calibration: None,
             recipe: json!({"name": "int4", "about": "Four bits.", "steps": []}),
             recipe_yaml: "about: Four bits.\nsteps:\n  - quantize.rtn: {bits: 4}\n".into(),
             size_bytes_before: 1_048_576,

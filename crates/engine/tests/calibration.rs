@@ -4,22 +4,10 @@ mod common;
 
 use std::path::Path;
 
-use brevity_engine::{Calibration, Draw, Error, Plan, PlanOptions, Recipe, Report, RunOptions, Samples, Wanted};
+use brevity_engine::{Calibration, Error, Plan, PlanOptions, Recipe, Report, RunOptions};
 use brevity_formats::Checkpoint;
 use brevity_kernels::ops::Compute;
-use common::{Llama, StopAfter, files, golden, is_stop, recipe};
-
-/// Samples of made-up tokens.
-fn samples(count: usize, length: usize, vocabulary: u32, compute: Compute) -> Calibration {
-    let mut state = 9u64;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 33) as u32 % vocabulary
-    };
-    let tokens: Vec<u32> = (0..count * length).map(|_| next()).collect();
-    let wanted = Wanted { samples: Some(count), length: Some(length), draw: Some(Draw::First), text: None };
-    Calibration { samples: Samples::draw("made up", &tokens, &wanted, None, 0).unwrap(), compute }
-}
+use common::{Llama, StopAfter, files, golden, is_stop, recipe, samples};
 
 fn options(threads: usize, calibration: Calibration) -> PlanOptions {
     PlanOptions { threads, calibration: Some(calibration), model: Some("m".into()), ..PlanOptions::default() }

@@ -4,7 +4,7 @@ mod common;
 
 use brevity_engine::{Error, Lint, Plan, PlanOptions, Recipe};
 use brevity_formats::{Checkpoint, FORMATS, Open};
-use common::{Llama, golden, plan, recipe, run, weight_bytes};
+use common::{Llama, golden, options, plan, recipe, run, weight_bytes};
 
 fn refused(checkpoint: &Checkpoint, recipe: &Recipe, options: &PlanOptions) -> Error {
     Plan::make(checkpoint, recipe, options).err().expect("the plan should be refused")
@@ -22,7 +22,7 @@ fn every_recipe_keeps_its_word_in_bytes_on_every_architecture() {
         for stock in Recipe::list() {
             let mut recipe = stock.recipe().unwrap();
             let out = dir.path().join("out").join(&name).join(stock.name);
-            let options = PlanOptions { threads: 1, ..PlanOptions::default() };
+            let options = options(&checkpoint, 1);
             let planned = match Plan::make(&checkpoint, &recipe, &options) {
                 Ok(planned) => planned,
                 // A fused or transposed tensor cannot be packed by this format; the hint names one that can.

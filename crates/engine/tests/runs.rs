@@ -7,7 +7,7 @@ use std::path::Path;
 use brevity_engine::{Error, Plan, PlanOptions, RECORD, Recipe, RunOptions};
 use brevity_formats::Checkpoint;
 use brevity_model::{Expr, Linear, Stage, Weight};
-use common::{Llama, StopAfter, files, is_stop, plan, recipe, run};
+use common::{Llama, StopAfter, files, is_stop, options, plan, recipe, run};
 
 /// A layer of an opened output.
 fn layer(checkpoint: &Checkpoint, site: &str) -> Linear<Weight> {
@@ -29,8 +29,7 @@ fn threads_do_not_change_a_byte() {
         let recipe = stock.recipe().unwrap();
         let outputs = [1, 2, 5].map(|threads| {
             let out = dir.path().join(format!("{}-{threads}", stock.name));
-            let options = PlanOptions { threads, ..PlanOptions::default() };
-            let plan = Plan::make(&checkpoint, &recipe, &options).unwrap();
+            let plan = Plan::make(&checkpoint, &recipe, &options(&checkpoint, threads)).unwrap();
             plan.run(&checkpoint, &out, &RunOptions::default(), &mut ()).unwrap();
             files(&out)
         });

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use brevity_engine::{Error, Observer, Plan, PlanOptions, Recipe, Report, RunOptions, SiteReport};
+use brevity_engine::{
+    Calibration, Draw, Error, Observer, Plan, PlanOptions, Recipe, Report, RunOptions, Samples, SiteReport, Wanted,
+};
 use brevity_formats::Checkpoint;
+use brevity_kernels::ops::Compute;
 use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -137,9 +140,27 @@ pub fn recipe(text: &str) -> Recipe {
     Recipe::parse(text, "test.yaml").unwrap_or_else(|bad| panic!("{bad}"))
 }
 
+/// Samples of made-up tokens.
+pub fn samples(count: usize, length: usize, vocabulary: u32, compute: Compute) -> Calibration {
+    let mut state = 9u64;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as u32 % vocabulary
+    };
+    let tokens: Vec<u32> = (0..count * length).map(|_| next()).collect();
+    let wanted = Wanted { samples: Some(count), length: Some(length), draw: Some(Draw::First), text: None };
+    Calibration { samples: Samples::draw("made up", &tokens, &wanted, None, 0).unwrap(), compute }
+}
+
+/// So many threads, and a few samples for methods that look at activations.
+pub fn options(checkpoint: &Checkpoint, threads: usize) -> PlanOptions {
+    let calibration = samples(3, 12, checkpoint.model().vocabulary.max(1) as u32, Compute::F32);
+    PlanOptions { threads, calibration: Some(calibration), ..PlanOptions::default() }
+}
+
 /// Plans with two threads.
 pub fn plan(checkpoint: &Checkpoint, recipe: &Recipe) -> Plan {
-    let options = PlanOptions { threads: 2, ..PlanOptions::default() };
+    let options = options(checkpoint, 2);
     Plan::make(checkpoint, recipe, &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
