@@ -144,10 +144,17 @@ impl Plan {
         let mut methods = methods(recipe)?;
         let format = chosen(recipe, options)?;
         let threads = threads(options.threads);
-        survey::for_shapes(checkpoint, recipe, &work, &mut methods, options.seed)?;
+        let temporary = std::env::temp_dir();
+        let ground = survey::Ground {
+            seed: options.seed,
+            calibration: options.calibration.as_ref(),
+            keep: Keep::Files,
+            dir: &temporary,
+        };
+        survey::for_shapes(checkpoint, recipe, &work, &mut methods, ground)?;
         let mut predicted = predict::forms(recipe, model, &work, &methods)?;
         let mut specs = layouts(checkpoint, format, &predicted.forms)?;
-        if survey::for_masks(checkpoint, format, recipe, &work, &mut methods, &predicted.forms, options.seed)? {
+        if survey::for_masks(checkpoint, format, recipe, &work, &mut methods, &predicted.forms, ground)? {
             predicted = predict::forms(recipe, model, &work, &methods)?;
             specs = layouts(checkpoint, format, &predicted.forms)?;
         }
@@ -200,7 +207,7 @@ impl Plan {
             peak_memory_bytes: peaks.iter().copied().max().unwrap_or(0),
             disk,
             lints: Vec::new(),
-            calibration: options.calibration.clone().filter(|_| looks.end().is_some()),
+            calibration: options.calibration.clone(),
             keep,
             looks,
             sources: model.stages.iter().map(|s| linears(s).into_iter().map(|l| l.weight.form).collect()).collect(),
@@ -221,7 +228,7 @@ impl Plan {
 
     /// Whether any method looks at activations.
     pub fn is_calibrated(&self) -> bool {
-        self.looks.end().is_some()
+        self.looks.end().is_some() || self.methods.iter().any(|method| !method.survey_needs().is_nothing())
     }
 
     /// Bytes of activations that will lie in files for a while, beside the output.
@@ -237,7 +244,7 @@ impl Plan {
         if !self.is_calibrated() || self.calibration.is_some() {
             return Ok(());
         }
-        let looks = |&step: &usize| !self.methods[step].needs().is_nothing();
+        let looks = |&step: &usize| !self.methods[step].needs().or(self.methods[step].survey_needs()).is_nothing();
         let step = (0..self.methods.len()).find(looks).expect("a method looks at activations");
         Err(Error::NoText { method: self.recipe.steps[step].method.clone(), place: step_place(&self.recipe, step) })
     }

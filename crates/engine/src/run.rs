@@ -143,7 +143,7 @@ impl Plan {
         observer: &Mutex<&mut dyn Observer>,
     ) -> Result<(Output, Option<Phases>), Error> {
         let total = notes.len();
-        let surveyed = self.surveyed(checkpoint, pool)?;
+        let surveyed = self.surveyed(checkpoint, pool, output.dir())?;
         let methods = surveyed.as_deref().unwrap_or(&self.methods);
         let job = Job { plan: self, methods, pool, observer };
         let cancelled = |done| Error::Cancelled { done, total };
@@ -206,12 +206,15 @@ impl Plan {
         &self,
         checkpoint: &Checkpoint,
         pool: &rayon::ThreadPool,
+        dir: &Path,
     ) -> Result<Option<Vec<Box<dyn brevity_methods::LinearMethod>>>, Error> {
         if self.methods.iter().all(|method| method.survey().is_none()) {
             return Ok(None);
         }
         let mut methods = crate::plan::methods(&self.recipe)?;
-        pool.install(|| survey::the_rest(checkpoint, &self.recipe, &self.work, &mut methods, self.seed))?;
+        let calibration = self.calibration.as_ref();
+        let ground = survey::Ground { seed: self.seed, calibration, keep: self.keep, dir };
+        pool.install(|| survey::the_rest(checkpoint, &self.recipe, &self.work, &mut methods, ground))?;
         Ok(Some(methods))
     }
 

@@ -198,3 +198,32 @@ fn every_architecture_is_calibrated_or_says_why_not() {
         assert_eq!(common::weight_bytes(&dir.path().join(format!("{name}-out"))), plan.size.size_bytes_after, "{name}");
     }
 }
+
+#[test]
+fn blocks_that_change_more_are_pruned_less_and_the_budget_is_met() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut llama = Llama::new(3, 32, 48, true);
+    // The last block hardly changes what goes through it.
+    for name in ["self_attn.o_proj", "mlp.down_proj"] {
+        let (_, values) = llama.tensors.get_mut(&format!("model.layers.2.{name}.weight")).unwrap();
+        values.iter_mut().for_each(|x| *x *= 0.01);
+    }
+    let checkpoint = llama.checkpoint(&dir.path().join("m"));
+    for (n, format) in ["dense", "native"].into_iter().enumerate() {
+        let text =
+            format!("format: {format}\nsteps: [{{prune.wanda: {{sparsity: 0.5, allocation: influence, band: 0.3}}}}]");
+        let plan = plan(&checkpoint, &recipe(&text), 2);
+        let report = carry_out(&plan, &checkpoint, &dir.path().join(format!("out-{n}")));
+        let share = |block: usize| {
+            let rows = report.sites.iter().filter(|row| row.site.to_string().starts_with(&format!("blocks.{block}.")));
+            let (removed, all) = rows.fold((0.0, 0.0), |(removed, all), row| {
+                let count = (row.shape[0] * row.shape[1]) as f64;
+                (removed + row.sparsity * count, all + count)
+            });
+            removed / all
+        };
+        assert!(share(2) > share(0) + 0.1 && share(2) > share(1) + 0.1, "{} {} {}", share(0), share(1), share(2));
+        assert!(((share(0) + share(1) + share(2)) / 3.0 - 0.5).abs() < 0.02);
+        assert_eq!(common::weight_bytes(&dir.path().join(format!("out-{n}"))), plan.size.size_bytes_after);
+    }
+}

@@ -1,13 +1,33 @@
 //! Methods that must see all layers before they touch the first.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use brevity_formats::{Checkpoint, Format, StageView};
-use brevity_methods::{Cx, LinearMethod, Seen, Survey};
-use brevity_model::{Form, LeafForm, Linear, Model, Site, Weight};
+use brevity_kernels::ops::Compute;
+use brevity_methods::{Cx, LinearMethod, Needs, Seen, Survey};
+use brevity_model::{Block, Form, LeafForm, Linear, Model, Place, Site, Stage, Weight};
+use brevity_runtime::{Applied, Flow, Keep, Prepare, Tap, values};
 use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::recipe::Recipe;
+use crate::run::looking::add;
+use crate::samples::Calibration;
 use crate::work::{Work, step_place};
+
+/// What surveys that look at activations go by.
+#[derive(Clone, Copy)]
+pub(crate) struct Ground<'a> {
+    /// Where randomness comes from.
+    pub seed: u64,
+    /// The samples, if there are any.
+    pub calibration: Option<&'a Calibration>,
+    /// Where their activations are kept.
+    pub keep: Keep,
+    /// Where files may be made.
+    pub dir: &'a Path,
+}
 
 /// Makes the surveys that shapes depend on.
 pub(super) fn for_shapes(
@@ -15,12 +35,12 @@ pub(super) fn for_shapes(
     recipe: &Recipe,
     work: &Work,
     methods: &mut [Box<dyn LinearMethod>],
-    seed: u64,
+    ground: Ground<'_>,
 ) -> Result<(), Error> {
     for step in 0..methods.len() {
         if methods[step].must_survey_to_predict() {
             // What it looks at is what the steps before it leave, so those must know what they do.
-            (0..=step).try_for_each(|step| survey(checkpoint, recipe, work, methods, step, seed))?;
+            (0..=step).try_for_each(|step| survey(checkpoint, recipe, work, methods, step, ground))?;
         }
     }
     Ok(())
@@ -35,12 +55,12 @@ pub(super) fn for_masks(
     work: &Work,
     methods: &mut [Box<dyn LinearMethod>],
     forms: &Model<Form>,
-    seed: u64,
+    ground: Ground<'_>,
 ) -> Result<bool, Error> {
     if methods.iter().all(|method| method.survey().is_none()) || !depends_on_masks(checkpoint, format, forms)? {
         return Ok(false);
     }
-    the_rest(checkpoint, recipe, work, methods, seed)?;
+    the_rest(checkpoint, recipe, work, methods, ground)?;
     Ok(true)
 }
 
@@ -50,9 +70,9 @@ pub(crate) fn the_rest(
     recipe: &Recipe,
     work: &Work,
     methods: &mut [Box<dyn LinearMethod>],
-    seed: u64,
+    ground: Ground<'_>,
 ) -> Result<(), Error> {
-    (0..methods.len()).try_for_each(|step| survey(checkpoint, recipe, work, methods, step, seed))
+    (0..methods.len()).try_for_each(|step| survey(checkpoint, recipe, work, methods, step, ground))
 }
 
 /// Whether the format writes anything else for weights with entries removed.
@@ -81,11 +101,19 @@ fn survey(
     work: &Work,
     methods: &mut [Box<dyn LinearMethod>],
     step: usize,
-    seed: u64,
+    ground: Ground<'_>,
 ) -> Result<(), Error> {
     let Some(mut survey) = methods[step].survey() else { return Ok(()) };
+    let needs = methods[step].survey_needs();
     loop {
-        pass(checkpoint, recipe, work, &methods[..step], step, survey.as_mut(), seed)?;
+        if needs.is_nothing() {
+            pass(checkpoint, recipe, work, &methods[..step], step, survey.as_mut(), ground.seed)?;
+        } else {
+            let method = recipe.steps[step].method.clone();
+            let calibration =
+                ground.calibration.ok_or_else(|| Error::NoText { method, place: step_place(recipe, step) })?;
+            looking(checkpoint, recipe, work, &methods[..step], step, survey.as_mut(), needs, calibration, ground)?;
+        }
         if !survey.next_pass() {
             break;
         }
@@ -126,6 +154,94 @@ fn pass(
         checkpoint.release_stage(n);
     }
     Ok(())
+}
+
+/// Runs the original model on the samples, and shows every layer of a step to its survey with what was seen of its
+/// inputs. Earlier steps that look at activations themselves have not been taken.
+#[allow(clippy::too_many_arguments)]
+fn looking(
+    checkpoint: &Checkpoint,
+    recipe: &Recipe,
+    work: &Work,
+    before: &[Box<dyn LinearMethod>],
+    step: usize,
+    survey: &mut dyn Survey,
+    needs: Needs,
+    calibration: &Calibration,
+    ground: Ground<'_>,
+) -> Result<(), Error> {
+    let Calibration { samples, compute } = calibration;
+    let prepare = Prepare::new(*compute);
+    let mut flow = Flow::new(&samples.windows, *compute, ground.keep, ground.dir).map_err(Error::Run)?;
+    for n in 0..checkpoint.model().stages.len() {
+        let place = checkpoint.model().place(n);
+        let mut stage = checkpoint.load_stage(n)?;
+        checkpoint.check_finite(n, &stage)?;
+        checkpoint.release_stage(n);
+        let ready = prepare.stage(&stage).map_err(Error::Run)?;
+        let seen = match &ready {
+            Stage::Embed(embed) => {
+                (0..flow.samples()).try_for_each(|sample| flow.embed(embed, sample)).map_err(Error::Run)?;
+                BTreeMap::new()
+            }
+            Stage::Block(block) => seen_of(&mut flow, place, block, needs, *compute)?,
+            Stage::Head(_) | Stage::Loose(_) => BTreeMap::new(),
+        };
+        let nothing = Seen::nothing();
+        for ((role, layer), (site, steps)) in stage.linears_mut().into_iter().zip(work.of(n)) {
+            if steps.contains(&step) {
+                let blind: Vec<usize> =
+                    steps.iter().copied().filter(|&s| s < step && before[s].needs().is_nothing()).collect();
+                apply(recipe, before, site, &blind, layer, ground.seed)?;
+                let seen = Tap::of(&role).and_then(|tap| seen.get(&tap)).unwrap_or(&nothing);
+                survey
+                    .look(site, layer, seen)
+                    .map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes all samples through a block: what each tap shows, and how much the block changes.
+fn seen_of(
+    flow: &mut Flow<'_>,
+    place: Place,
+    block: &Block<Applied>,
+    needs: Needs,
+    compute: Compute,
+) -> Result<BTreeMap<Tap, Seen>, Error> {
+    let mut seen: BTreeMap<Tap, Seen> = BTreeMap::new();
+    let (mut cosines, mut tokens) = (0.0, 0);
+    for sample in 0..flow.samples() {
+        let x = flow.hidden(sample).map_err(Error::Run)?;
+        for tap in Tap::OF_BLOCK {
+            let there = match tap {
+                Tap::AttnIn | Tap::AttnMix => block.attn.is_some(),
+                _ => block.mlp.is_some(),
+            };
+            if there {
+                let at = flow.tap(place, block, tap, sample).map_err(Error::Run)?;
+                add(&mut seen.entry(tap).or_default().fit, needs, &at, None, compute)?;
+            }
+        }
+        flow.leave(place, block, sample).map_err(Error::Run)?;
+        let y = flow.hidden(sample).map_err(Error::Run)?;
+        let width = x.dims3().map_err(|source| Error::Run(source.into()))?.2;
+        let sum = values(&x, |x| values(&y, |y| x.chunks(width).zip(y.chunks(width)).map(|(x, y)| cosine(x, y)).sum()));
+        cosines += sum.and_then(|sum: Result<f64, _>| sum).map_err(Error::Run)?;
+        tokens += flow.length(sample);
+    }
+    let influence = (tokens > 0).then(|| 1.0 - cosines / tokens as f64);
+    seen.values_mut().for_each(|seen| seen.influence = influence);
+    Ok(seen)
+}
+
+/// The cosine of the angle between two vectors; zero if either is zero.
+fn cosine(x: &[f32], y: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let norms = (dot(x, x) * dot(y, y)).sqrt();
+    if norms > 0.0 { dot(x, y) / norms } else { 0.0 }
 }
 
 fn apply(

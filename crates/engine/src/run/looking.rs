@@ -281,7 +281,13 @@ fn through(flow: &mut Flow<'_>, place: Place, stage: &Stage<Applied>, sample: us
 }
 
 /// Adds what one sample shows.
-fn add(fold: &mut Fold, needs: Needs, x: &Tensor, r: Option<&Tensor>, compute: Compute) -> Result<(), Error> {
+pub(crate) fn add(
+    fold: &mut Fold,
+    needs: Needs,
+    x: &Tensor,
+    r: Option<&Tensor>,
+    compute: Compute,
+) -> Result<(), Error> {
     let (_, rows, width) = x.dims3().map_err(|source| Error::Run(source.into()))?;
     fold.count += rows as u64;
     values(x, |x| {
