@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use brevity_engine::{Error, Plan, PlanOptions, RECORD, Recipe, RunOptions};
+use brevity_engine::{Error, Plan, RECORD, Recipe, RunOptions};
 use brevity_formats::Checkpoint;
 use brevity_model::{Expr, Linear, Stage, Weight};
 use common::{Llama, StopAfter, files, is_stop, options, plan, recipe, run};

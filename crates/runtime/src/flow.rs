@@ -140,12 +140,12 @@ impl<'a> Flow<'a> {
     /// # Errors
     /// [`Error::NonFinite`], [`Error::Spill`], or whatever tensors refuse.
     pub fn tap(&mut self, place: Place, block: &Block<Applied>, tap: Tap, sample: usize) -> Result<Tensor> {
-        let x = self.to_tap(block, tap, sample).map_err(|e| e.at(place))?;
+        let x = self.reach_tap(block, tap, sample).map_err(|e| e.at(place))?;
         check_finite(&x, place, sample)?;
         Ok(x)
     }
 
-    fn to_tap(&mut self, block: &Block<Applied>, tap: Tap, sample: usize) -> Result<Tensor> {
+    fn reach_tap(&mut self, block: &Block<Applied>, tap: Tap, sample: usize) -> Result<Tensor> {
         let part = |what| Error::Missing { what };
         let attn = || block.attn.as_ref().ok_or(part("attention in this block"));
         let mlp = || block.mlp.as_ref().ok_or(part("MLP in this block"));
@@ -190,12 +190,12 @@ impl<'a> Flow<'a> {
     /// # Errors
     /// As [`Flow::tap`].
     pub fn leave(&mut self, place: Place, block: &Block<Applied>, sample: usize) -> Result<()> {
-        let out = self.to_end(block, sample).map_err(|e| e.at(place))?;
+        let out = self.reach_end(block, sample).map_err(|e| e.at(place))?;
         check_finite(&out, place, sample)?;
         self.hidden.put(sample, out)
     }
 
-    fn to_end(&mut self, block: &Block<Applied>, sample: usize) -> Result<Tensor> {
+    fn reach_end(&mut self, block: &Block<Applied>, sample: usize) -> Result<Tensor> {
         let Some(mlp) = &block.mlp else {
             let x = self.hidden.get(sample)?;
             return self.past_attention(block, &x, sample);

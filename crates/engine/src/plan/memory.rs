@@ -131,7 +131,7 @@ impl Costs<'_> {
     /// What looking at the inputs of the layers of a stage takes: the stage made ready, one sample on its way, what was
     /// seen, and in reporting the layer twice in single precision.
     fn looking(&self, n: usize, before: &Stage<Form>) -> u64 {
-        let ready: u64 = before.weights().into_iter().map(|(_, _, form)| form.parameters() as u64).sum();
+        let ready: u64 = before.weights().into_iter().map(|(_, _, form)| form.parameters()).sum();
         let ready = ready * if self.samples.compute == Compute::Bf16 { 2 } else { 4 };
         let ready = if matches!(before, Stage::Embed(_)) { stage_bytes(before) } else { ready };
         let sample = self.samples.longest as u64 * 4 * widths(before).sample as u64;

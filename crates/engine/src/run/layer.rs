@@ -122,7 +122,7 @@ impl Job<'_, '_> {
         if !steps.is_empty() && self.plan.is_calibrated() {
             let source = self.plan.source(n, at);
             let weight = std::mem::replace(&mut layer.weight, Weight::float([0, 0], Floats::F32(Vec::new())));
-            layer.weight = self.plan.format.held(weight, &source);
+            layer.weight = self.plan.format.held(weight, source);
         }
         let planned = self.plan.planned(n, at);
         let [rows, columns] = planned.shape;

@@ -118,7 +118,7 @@ fn a_finished_directory_holds_shards_index_and_small_files() {
 #[test]
 fn coded_weights_get_an_index_that_other_tools_do_not_look_for() {
     let dir = tempfile::tempdir().unwrap();
-    let forms = TensorSpec::new("brevity.forms.blocks.0", "U8", &[2]);
+    let forms = TensorSpec::new("brevity.forms.blocks.0", "U8", [2]);
     let write = |specs: &[Vec<TensorSpec>], identity: &str, fresh: bool| {
         let mut output = Output::open(dir.path(), identity, specs, fresh).unwrap();
         let tensors = specs[0].iter().map(|spec| Tensor { spec: spec.clone(), data: b"[]".to_vec() });
@@ -126,7 +126,7 @@ fn coded_weights_get_an_index_that_other_tools_do_not_look_for() {
         output.finish(Vec::new()).unwrap();
         files(dir.path()).into_keys().filter(|name| name.ends_with(".json")).collect::<Vec<_>>()
     };
-    let (coded, plain) = ([vec![forms]], [vec![TensorSpec::new("a", "U8", &[2])]]);
+    let (coded, plain) = ([vec![forms]], [vec![TensorSpec::new("a", "U8", [2])]]);
     assert_eq!(write(&coded, "coded", false), [NATIVE_INDEX]);
     assert_eq!(write(&coded, "coded", false), [NATIVE_INDEX], "a finished run is known as ours");
     assert_eq!(write(&plain, "plain", true), [INDEX], "and the other index goes with it");

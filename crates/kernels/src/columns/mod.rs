@@ -12,7 +12,7 @@
 //! Each step is the optimal answer of the inputs after `j` to the error in `j`, and `Σ e²` over all steps is exactly
 //! `tr((W - Q) K (W - Q)ᵀ)`, the error that is made on what was seen.
 //!
-//! Rows know nothing of each other (but for [`Prune::Share`], where the rows of a block compete), so tiles of rows
+//! Rows know nothing of each other (but for [`Prune::Count`], where the rows of a block compete), so tiles of rows
 //! are solved in parallel. Columns are worked through in blocks: inside a block one by one, with a column of 32 rows
 //! in registers; the columns after it get the errors of a whole block in one matrix product.
 //!
@@ -46,7 +46,7 @@ pub struct Columns<'a> {
     pub grid: Option<Grid<'a>>,
     /// Which weights are removed.
     pub prune: Option<Prune>,
-    /// Columns of a block; 128 is usual. Changes only the speed, and which weights compete in [`Prune::Share`].
+    /// Columns of a block; 128 is usual. Changes only the speed, and which weights compete in [`Prune::Count`].
     pub block: usize,
 }
 
