@@ -74,6 +74,10 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn create(path: &Path, header: &Header) -> Result<Writer> {
+        if path.is_dir() {
+            // Known now rather than when everything is measured.
+            return Err(failed("write", path, std::io::ErrorKind::IsADirectory.into()));
+        }
         let part = path.with_added_extension("part");
         let file = File::create(&part).map_err(|e| failed("write", &part, e))?;
         let mut writer = Writer { path: path.to_owned(), part, file: BufWriter::new(file), left: header.rows };
@@ -103,6 +107,13 @@ impl Writer {
         }
         let flushed = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         flushed.and_then(|()| std::fs::rename(&self.part, &self.path)).map_err(|e| failed("write", &self.path, e))
+    }
+}
+
+impl Drop for Writer {
+    /// Takes an unfinished file away; a finished one has its own name by now.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.part);
     }
 }
 

@@ -122,3 +122,13 @@ fn a_recording_that_ends_early_leaves_no_file() {
     assert!(recorder.report(&windows).is_err());
     assert!(!path.exists());
 }
+
+#[test]
+fn a_directory_where_the_reference_is_to_be_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("taken.kld");
+    std::fs::create_dir(&place).unwrap();
+    let error = Recorder::create(&place, &windows(2, 6), 24, 8).unwrap_err().to_string();
+    assert!(error.contains("taken.kld"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
+}
