@@ -113,8 +113,36 @@ pub fn carry_out(plan: &Plan, checkpoint: &Checkpoint, out: &Path, fresh: bool) 
         eprintln!("note: {} ({})", lint.what, lint.hint);
     }
     let layers = plan.sites.iter().filter(|site| !site.methods.is_empty()).count();
-    let mut watch = Watch { progress: Progress::new("compressing", 1), layers: layers as u64, done: 0 };
+    let progress = Progress::new("compressing", 1).with_table(&LIVE, &[10, 6, 6, 8, 8, 8, 24, 6, 8]);
+    let mut watch = Watch { progress, layers: layers as u64, done: 0 };
     Ok(plan.run(checkpoint, out, &RunOptions { fresh }, &mut watch)?)
+}
+
+/// The columns of the table that grows while a run goes on: one row for each stage with rewritten layers.
+const LIVE: [&str; 9] = ["stage", "layers", "bits", "zeros", "error", "worst", "at", "damp", "seconds"];
+
+/// The row of a stage: means over its layers, the largest error and its layer. Errors are those of what layers return
+/// where samples were looked at, else those of their weights.
+fn live_row(rows: &[SiteReport]) -> Option<[String; 9]> {
+    let error = |row: &SiteReport| row.data_error.unwrap_or(row.relative_error);
+    let worst = rows.iter().max_by(|a, b| error(a).total_cmp(&error(b)))?;
+    let mean = |of: &dyn Fn(&SiteReport) -> f64| rows.iter().map(of).sum::<f64>() / rows.len() as f64;
+    let damps: Vec<f64> = rows.iter().filter_map(|row| row.figures.get("damp").copied()).collect();
+    let damp = damps.iter().sum::<f64>() / damps.len() as f64;
+    let seconds: f64 = rows.iter().filter_map(|row| row.seconds).sum();
+    let place = worst.site.place.to_string();
+    let role = worst.site.to_string();
+    Some([
+        place.clone(),
+        rows.len().to_string(),
+        format!("{:.2}", mean(&|row| row.bits)),
+        format!("{:.1} %", 100.0 * mean(&|row| row.sparsity)),
+        format!("{:.4}", mean(&error)),
+        format!("{:.4}", error(worst)),
+        role.strip_prefix(&format!("{place}.")).unwrap_or(&role).to_owned(),
+        if damps.is_empty() { "-".into() } else { format!("{damp:.2}") },
+        format!("{seconds:.1}"),
+    ])
 }
 
 /// Shows how far a run is: by layers, or by stages where no layer is rewritten.
@@ -130,7 +158,10 @@ impl brevity::engine::Observer for Watch {
         self.progress.at(self.done, self.layers);
     }
 
-    fn stage(&mut self, done: usize, total: usize, _: &[SiteReport]) {
+    fn stage(&mut self, done: usize, total: usize, rows: &[SiteReport]) {
+        if let Some(row) = live_row(rows) {
+            self.progress.row(&row);
+        }
         if self.layers == 0 {
             self.progress.at(done as u64, total as u64);
         }

@@ -32,6 +32,8 @@ pub fn cancelled() -> bool {
 /// Work of a known length.
 pub struct Progress {
     what: &'static str,
+    /// What is written above the bar of a terminal as the work goes on, if it takes long enough for a bar.
+    table: Option<Live>,
     bar: ProgressBar,
     started: Instant,
     spoken: Instant,
@@ -47,10 +49,26 @@ impl Progress {
         bar.set_message(what);
         Progress {
             what,
+            table: None,
             bar,
             started: Instant::now(),
             spoken: Instant::now(),
             terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// With a table that grows above the bar; without a terminal nobody sees it.
+    pub fn with_table(mut self, header: &[&str], widths: &'static [usize]) -> Self {
+        self.table = self.terminal.then(|| Live { widths, rows: vec![line(header, widths)] });
+        self
+    }
+
+    /// Adds a row to the table.
+    pub fn row(&mut self, cells: &[impl AsRef<str>]) {
+        let Some(table) = &mut self.table else { return };
+        table.rows.push(line(cells, table.widths));
+        if !self.bar.is_hidden() {
+            table.rows.drain(..).for_each(|row| self.bar.println(row));
         }
     }
 
@@ -64,6 +82,9 @@ impl Progress {
         if self.terminal {
             if self.bar.is_hidden() {
                 self.bar.set_draw_target(ProgressDrawTarget::stderr());
+                if let Some(table) = &mut self.table {
+                    table.rows.drain(..).for_each(|row| self.bar.println(row));
+                }
             }
         } else if self.spoken.elapsed() > EVERY && done > 0 && done < total {
             self.spoken = Instant::now();
@@ -71,6 +92,22 @@ impl Progress {
             eprintln!("{}: {done} of {total}, {} left", self.what, crate::units::seconds(left));
         }
     }
+}
+
+/// A table whose rows come one by one.
+struct Live {
+    widths: &'static [usize],
+    /// Rows that nobody has seen.
+    rows: Vec<String>,
+}
+
+/// Cells at these widths, the first flush left and the others flush right.
+fn line(cells: &[impl AsRef<str>], widths: &[usize]) -> String {
+    let cells = cells.iter().zip(widths).enumerate().map(|(n, (cell, &width))| match n {
+        0 => format!("{:width$}", cell.as_ref()),
+        _ => format!("{:>width$}", cell.as_ref()),
+    });
+    cells.collect::<Vec<_>>().join("  ")
 }
 
 impl brevity::eval::Observer for Progress {

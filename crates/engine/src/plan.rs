@@ -236,6 +236,11 @@ impl Plan {
         self.disk.0 - self.size.size_bytes_after
     }
 
+    /// The arithmetic of the model on the samples.
+    pub(crate) fn compute(&self) -> Compute {
+        self.calibration.as_ref().map_or(Compute::F32, |calibration| calibration.compute)
+    }
+
     /// Refuses to begin without samples where a method needs them.
     ///
     /// # Errors

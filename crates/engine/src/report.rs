@@ -85,6 +85,11 @@ pub struct Report {
 impl Report {
     /// The record that `compress --json` prints; `out` is the directory as the user wrote it.
     pub fn to_json(&self, out: &str) -> Value {
+        let timed = |row: &SiteReport| {
+            let mut json = serde_json::to_value(row).expect("a row is JSON");
+            json["seconds"] = json!(row.seconds);
+            json
+        };
         json!({
             "out": out,
             "format": self.format,
@@ -95,7 +100,7 @@ impl Report {
             "seconds": self.seconds,
             "phases": self.phases,
             "peak_rss_bytes": self.peak_rss_bytes,
-            "sites": self.sites,
+            "sites": self.sites.iter().map(timed).collect::<Vec<_>>(),
         })
     }
 }

@@ -114,7 +114,7 @@ fn quadratic(n: usize) -> Work {
         name: format!("Gram::quadratic {n}x{n}"),
         operations: (n * n * (n + 1)) as f64,
         run: Box::new(move || {
-            std::hint::black_box(gram.quadratic(n, &d));
+            std::hint::black_box(gram.quadratic(n, &d, Compute::F32));
         }),
     }
 }

@@ -57,7 +57,7 @@
 //!
 //! gram        Gram::new(n)   .add(rows, Rows [rows, n], Compute)   .merge(&Gram)         Σ xᵀx, f64 totals
 //!             .size() .diagonal() .trace() .is_finite() .to_f64() .to_f32()   Gram::bytes(n)
-//!             .ordered_f64(&[u32], out) .ordered_f32(..)   .quadratic(rows, d[rows, n]) -> f64   tr(D G Dᵀ)
+//!             .ordered_f64(&[u32], out) .ordered_f32(..)   .quadratic(rows, d[rows, n], compute) -> f64   tr(D G Dᵀ)
 //!             Cross::new(n)  .add(rows, a, b, Compute)   .merge(&Cross)               Σ aᵀb, f64 totals
 //!             .size() .as_f64() .to_f32()   .inner(rows, a, b) -> f64   tr(A C Bᵀ)   Cross::bytes(n)
 //!

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use brevity_kernels::Error as Refusal;
 use brevity_kernels::gram::Gram;
 use brevity_kernels::linalg::InverseFactor;
+use brevity_kernels::ops::Compute;
 use brevity_model::{Form, Linear, Site};
 use serde::{Deserialize, Serialize};
 
@@ -139,14 +140,8 @@ impl<'a> Inputs<'a> {
             if self.fit.size() > FEW {
                 self.seen.shared.forget(kind);
             }
-            match (part, &self.seen.held_out.gram) {
-                (Part::All, Some(held_out)) => {
-                    let mut all = self.fit.clone();
-                    all.merge(held_out);
-                    InverseFactor::new(&all, self.order.as_deref(), damp)
-                }
-                _ => InverseFactor::new(self.fit, self.order.as_deref(), damp),
-            }
+            let all = if part == Part::All { self.seen.gram() } else { None };
+            InverseFactor::new(all.as_deref().unwrap_or(self.fit), self.order.as_deref(), damp)
         })
     }
 
@@ -215,7 +210,7 @@ pub(crate) fn rows_of<T: Copy>(values: &[T], columns: usize, rows: impl Iterator
 /// `tr((W - Q) G (W - Q)ᵀ)` for `columns` inputs.
 pub(crate) fn error_on(gram: &Gram, columns: usize, w: &[f32], q: &[f32]) -> f64 {
     let change: Vec<f32> = w.iter().zip(q).map(|(w, q)| w - q).collect();
-    gram.quadratic(w.len() / columns.max(1), &change)
+    gram.quadratic(w.len() / columns.max(1), &change, Compute::F32)
 }
 
 /// The figures of a rewritten matrix: errors on both folds as a share of what the weight makes there, measured on
@@ -229,7 +224,7 @@ pub(crate) fn figures(
 ) {
     let (w, q) = (rows_of(w, columns, sample(rows)), rows_of(q, columns, sample(rows)));
     let relative = |gram: &Gram| {
-        let whole = gram.quadratic(w.len() / columns.max(1), &w);
+        let whole = gram.quadratic(w.len() / columns.max(1), &w, Compute::F32);
         if whole > 0.0 { error_on(gram, columns, &w, &q) / whole } else { 0.0 }
     };
     into.push(("fit_error", relative(inputs.fit)));

@@ -50,7 +50,7 @@ pub use quantize::grid::{Clip, GridSettings, Ragged, ScaleDtype, Share, Whole};
 pub use quantize::rtn::Rtn;
 pub use recover::bias::Bias;
 pub use recover::retarget::Retarget;
-pub use seen::{Fold, Needs, Seen, Shared};
+pub use seen::{Both, Fold, Needs, Seen, Shared};
 pub use settings::Setting;
 
 /// What a method does to a layer.

@@ -1,6 +1,8 @@
 //! What was seen of the inputs of a layer, and what a method must see.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use brevity_kernels::gram::{Cross, Gram};
@@ -99,6 +101,48 @@ impl Seen {
         const NONE: Fold =
             Fold { count: 0, gram: None, drift: None, sum: Vec::new(), sum_sq: Vec::new(), reference_sum: Vec::new() };
         Seen { fit: NONE, held_out: NONE, influence: None, shared: Shared(Mutex::new(BTreeMap::new())) }
+    }
+}
+
+impl Seen {
+    /// `Σ x xᵀ` over the samples of both folds, if any was seen. Up to [`KEEP`] inputs the layers of a tap share it.
+    pub fn gram(&self) -> Option<Both<'_>> {
+        let merged = |fit: &Gram, held_out: &Gram| {
+            let mut all = fit.clone();
+            all.merge(held_out);
+            all
+        };
+        Some(match (&self.fit.gram, &self.held_out.gram) {
+            (Some(fit), Some(held_out)) if fit.size() <= KEEP => {
+                let made = self.shared.get("gram of all", || Ok::<_, Infallible>(merged(fit, held_out)));
+                Both::Shared(made.unwrap_or_else(|never| match never {}))
+            }
+            (Some(fit), Some(held_out)) => Both::Shared(Arc::new(merged(fit, held_out))),
+            (one, other) => Both::One(one.as_ref().or(other.as_ref())?),
+        })
+    }
+}
+
+/// The most inputs for which what is made of the sums is kept for the next layer.
+pub(crate) const KEEP: usize = 4096;
+
+/// The sum of both folds.
+#[derive(Debug)]
+pub enum Both<'a> {
+    /// There is but one.
+    One(&'a Gram),
+    /// They were added up.
+    Shared(Arc<Gram>),
+}
+
+impl Deref for Both<'_> {
+    type Target = Gram;
+
+    fn deref(&self) -> &Gram {
+        match self {
+            Both::One(gram) => gram,
+            Both::Shared(gram) => gram,
+        }
     }
 }
 

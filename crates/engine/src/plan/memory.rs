@@ -141,7 +141,9 @@ impl Costs<'_> {
             let folds = if needs.held_out { 2 } else { 1 };
             let gram = if needs.gram { Gram::bytes(width) } else { 0 };
             let drift = if needs.gram && needs.reference { Cross::bytes(width) } else { 0 };
-            Some(folds * (gram + drift + 24 * width as u64) + 8 * (rows * width) as u64)
+            // The sum of both folds is there beside them.
+            let both = if needs.held_out { gram } else { 0 };
+            Some(both + folds * (gram + drift + 24 * width as u64) + 8 * (rows * width) as u64)
         };
         let mut copy = before.clone();
         let layers = copy.linears_mut().into_iter().map(|(role, layer)| (role, layer.clone()));

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use brevity_kernels::ops::Compute;
 use brevity_methods::{Cx, Kind, LinearMethod, Seen};
 use brevity_model::{Floats, Form, Linear, Site, Stage, Weight};
 use rayon::prelude::*;
@@ -118,7 +119,7 @@ impl Job<'_, '_> {
             figures.extend(cx.figures.into_iter().map(|(name, value)| (name.to_owned(), figure(value))));
         }
         let form = Form::of(&layer.weight);
-        let data_error = aim.and_then(|aim| data_error(&aim, &layer.weight, seen));
+        let data_error = aim.and_then(|aim| data_error(&aim, &layer.weight, seen, self.plan.compute()));
         if !steps.is_empty() && self.plan.is_calibrated() {
             let source = self.plan.source(n, at);
             let weight = std::mem::replace(&mut layer.weight, Weight::float([0, 0], Floats::F32(Vec::new())));
@@ -148,13 +149,12 @@ fn figure(x: f64) -> f64 {
 }
 
 /// `‖X (W - Ŵ)ᵀ‖ / ‖X Wᵀ‖` over the inputs that were seen, if they were.
-fn data_error(aim: &Weight, rewritten: &Weight, seen: &Seen) -> Option<f64> {
-    let grams = || [&seen.fit, &seen.held_out].into_iter().filter_map(|fold| fold.gram.as_ref());
-    grams().next()?;
+fn data_error(aim: &Weight, rewritten: &Weight, seen: &Seen, compute: Compute) -> Option<f64> {
+    let gram = seen.gram()?;
     let w = aim.to_f32();
     let gone: Vec<f32> = w.iter().zip(rewritten.to_f32()).map(|(w, v)| w - v).collect();
     let [rows, _] = aim.shape();
-    let sum = |of: &[f32]| grams().map(|gram| gram.quadratic(rows, of)).sum::<f64>();
+    let sum = |of: &[f32]| gram.quadratic(rows, of, compute);
     match (sum(&gone).max(0.0), sum(&w)) {
         (0.0, _) => Some(0.0),
         (error, norm) => (norm > 0.0).then(|| (error / norm).sqrt()),

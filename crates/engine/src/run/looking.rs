@@ -15,6 +15,7 @@ use brevity_methods::{Fold, LinearMethod, Needs, Seen};
 use brevity_model::{Linear, Place, Stage, Weight};
 use brevity_runtime::{Applied, Flow, Keep, Prepare, Tap, values};
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::layer::Job;
 use crate::error::Error;
@@ -304,7 +305,8 @@ pub(crate) fn add(
                 sums(&mut fold.reference_sum, r, width, |r| r);
             }
             if needs.gram {
-                let gone: Vec<f32> = r.iter().zip(x).map(|(r, x)| r - x).collect();
+                let gone = r.par_iter().zip(x).with_min_len(1 << 14).map(|(r, x)| r - x);
+                let gone: Vec<f32> = gone.collect();
                 let drift = fold.drift.get_or_insert_with(|| Cross::new(width));
                 drift.add(rows, Rows::F32(&gone), Rows::F32(x), compute);
             }

@@ -82,7 +82,7 @@ fn a_gram_of_two_rows_is_known() {
         assert_eq!(g.to_f32(), [10.0, -1.0, -1.0, 5.0]);
         assert_eq!((g.diagonal(), g.trace(), g.size()), (vec![10.0, 5.0], 15.0, 2));
         // (1, 1) G (1, 1)ᵀ
-        assert_eq!(g.quadratic(1, &[1.0, 1.0]), 13.0);
+        assert_eq!(g.quadratic(1, &[1.0, 1.0], Compute::F32), 13.0);
     }
 }
 
@@ -111,7 +111,7 @@ fn the_number_of_threads_changes_no_bit() {
         let run = || {
             let (gram, mut cross) = (gram(n, rows, Rows::F32(&a), compute), Cross::new(n));
             cross.add(rows, Rows::F32(&a), Rows::F32(&b), compute);
-            let errors = [gram.quadratic(rows, &b), cross.inner(rows, &b, &a)].map(f64::to_bits);
+            let errors = [gram.quadratic(rows, &b, Compute::F32), cross.inner(rows, &b, &a)].map(f64::to_bits);
             (gram, cross, errors)
         };
         assert!(threads(1, run) == threads(3, run), "{compute:?}");
@@ -171,7 +171,7 @@ fn errors_equal_the_definitions() {
         cross.add(5, Rows::F32(&seen), Rows::F32(&c), Compute::F32);
         let whole = g.to_f64();
         let bound = 1e-6 * (1.0 + (rows * n) as f64 * (1.0 + g.trace()).sqrt());
-        let (got, want) = (g.quadratic(rows, &a), inner_scalar(n, rows, &a, &a, &whole));
+        let (got, want) = (g.quadratic(rows, &a, Compute::F32), inner_scalar(n, rows, &a, &a, &whole));
         assert!((got - want).abs() <= bound, "{n} columns, {rows} rows: {got} {want}");
         let (got, want) = (cross.inner(rows, &a, &b), inner_scalar(n, rows, &a, &b, cross.as_f64()));
         assert!((got - want).abs() <= bound, "{n} columns, {rows} rows: {got} {want}");
@@ -181,8 +181,8 @@ fn errors_equal_the_definitions() {
 #[test]
 fn a_change_of_nothing_costs_nothing() {
     let g = gram(300, 20, Rows::F32(&numbers(20 * 300, 1)), Compute::F32);
-    assert_eq!(g.quadratic(7, &vec![0.0; 7 * 300]), 0.0);
-    assert_eq!(g.quadratic(0, &[]), 0.0);
+    assert_eq!(g.quadratic(7, &vec![0.0; 7 * 300], Compute::F32), 0.0);
+    assert_eq!(g.quadratic(0, &[], Compute::F32), 0.0);
 }
 
 #[test]

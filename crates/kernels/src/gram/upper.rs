@@ -79,15 +79,15 @@ impl Gram {
     /// `tr(D G Dᵀ)`: what a change `d` `[rows, n]` of a weight adds to the squared error of its outputs, summed over
     /// all that was seen.
     ///
-    /// `DᵀD` is worked out in single precision, tile by tile and 1024 rows at a time, and multiplied by the totals in
-    /// double precision. Where the exact value is far below `|D|² tr G`, rounding can leave it slightly negative.
+    /// `DᵀD` is worked out in single precision (in bfloat16 with operands rounded to it), tile by tile and 1024 rows at
+    /// a time, and multiplied by the totals in double precision. Where the exact value is far below `|D|² tr G`, rounding can leave it slightly negative.
     ///
     /// # Cost
     /// `rows n (n + 1)` operations in single precision; no memory to speak of.
-    pub fn quadratic(&self, rows: usize, d: &[f32]) -> f64 {
+    pub fn quadratic(&self, rows: usize, d: &[f32], compute: Compute) -> f64 {
         let (n, mut sum) = (self.n, 0.0);
         let places: Vec<(usize, usize)> = places(n).collect();
-        chunks(n, rows, Rows::F32(d), None, Compute::F32, |chunk| {
+        chunks(n, rows, Rows::F32(d), None, compute, |chunk| {
             let parts = self.tiles.par_iter().zip(&places).with_max_len(1).map(|(tile, &(i, j))| {
                 let (cols, w) = (span(n, j), span(n, j).len());
                 let strips = tile.par_chunks(STRIP * w).with_max_len(1).enumerate().map(|(s, strip)| {

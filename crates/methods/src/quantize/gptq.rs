@@ -153,38 +153,31 @@ struct Rounding<'a> {
 }
 
 impl Rounding<'_> {
-    /// Rounds `w` in place, in the light of the factor.
+    /// The scales that a range gives, if they are fitted before anything is rounded.
+    fn scales(&self, clip: Clip, w: &[f32], shape: [usize; 2], keep: Option<&[bool]>) -> Result<Option<Scales>> {
+        match self.is_dynamic() {
+            true => Ok(None),
+            false => self.gptq.grid.fit(&self.spec(clip), w, shape, keep).map(Some).map_err(|e| self.refused(e)),
+        }
+    }
+
+    fn spec(&self, clip: Clip) -> Spec {
+        self.gptq.grid.spec(self.group, self.dtype, clip)
+    }
+
+    /// Rounds `w` in place, in the light of the factor, to the scales of this range.
     fn round(
         &self,
         factor: &InverseFactor,
-        clip: Clip,
+        (clip, scales): &(Clip, Option<Scales>),
         w: &mut [f32],
         shape: [usize; 2],
         keep: Option<&[bool]>,
-    ) -> Result<(Solved, Scales)> {
-        let spec = self.gptq.grid.spec(self.group, self.dtype, clip);
-        let scales = match self.is_dynamic() {
-            true => None,
-            false => Some(self.gptq.grid.fit(&spec, w, shape, keep).map_err(|e| self.refused(e))?),
-        };
-        self.solve(factor, &spec, scales, w, shape, keep)
-    }
-
-    fn solve(
-        &self,
-        factor: &InverseFactor,
-        spec: &Spec,
-        scales: Option<Scales>,
-        w: &mut [f32],
-        shape: [usize; 2],
-        keep: Option<&[bool]>,
-    ) -> Result<(Solved, Scales)> {
+    ) -> Result<Solved> {
         let fit = scales.as_ref().map_or(Fit::Dynamic, Fit::Static);
-        let grid = Some(Target { spec, fit });
+        let grid = Some(Target { spec: &self.spec(*clip), fit });
         let columns = Columns { factor, grid, prune: None, block: self.gptq.block };
-        let mut solved = columns.solve(w, shape, keep).map_err(|e| self.refused(e))?;
-        let scales = scales.or(solved.scales.take()).expect("scales are given, or fitted on the way");
-        Ok((solved, scales))
+        columns.solve(w, shape, keep).map_err(|e| self.refused(e))
     }
 
     /// Whether scales are fitted on the way. Those of the whole tensor are the same at the start.
@@ -209,9 +202,9 @@ impl Rounding<'_> {
         let some = rows_of(w, columns, sample(rows));
         let keep = keep.map(|keep| rows_of(keep, columns, sample(rows)));
         let shape = [some.len() / columns, columns];
-        let error = |factor: &InverseFactor, clip: Clip| -> Result<f64> {
+        let error = |factor: &InverseFactor, range: &(Clip, Option<Scales>)| -> Result<f64> {
             let mut q = some.clone();
-            self.round(factor, clip, &mut q, shape, keep.as_deref())?;
+            self.round(factor, range, &mut q, shape, keep.as_deref())?;
             Ok(error_on(held_out, columns, &some, &q))
         };
         let clips: &[Clip] = match self.gptq.range {
@@ -219,17 +212,27 @@ impl Rounding<'_> {
             Choice::Mse => &[Clip::Mse],
             Choice::Auto => &[Clip::MinMax, Clip::Mse],
         };
-        let mut clip = clips[0];
-        if let [first, second] = clips
+        let range = |clip: Clip| Ok((clip, self.scales(clip, &some, shape, keep.as_deref())?));
+        let mut taken = range(clips[0])?;
+        // The damping of the first trial and its error, which need not be found twice.
+        let mut known = None;
+        if let [_, second] = clips
             && let Some(factor) = inputs.middle(self.gptq.damp)
-            && error(&factor, *second)? < error(&factor, *first)?
         {
-            clip = *second;
+            let second = range(*second)?;
+            let errors = [error(&factor, &taken)?, error(&factor, &second)?];
+            if errors[1] < errors[0] {
+                taken = second;
+            }
+            known = Some((factor.damp(), errors[0].min(errors[1])));
         }
-        let Damp::Auto(_) = self.gptq.damp else { return Ok((Some(self.gptq.damp), clip)) };
-        let rounding = error(&InverseFactor::identity(columns), clip)?;
-        let chosen = inputs.choose(|factor| error(factor, clip))?;
-        Ok((chosen.filter(|(_, least)| *least <= rounding).map(|(damp, _)| Damp::Times(damp)), clip))
+        let Damp::Auto(_) = self.gptq.damp else { return Ok((Some(self.gptq.damp), taken.0)) };
+        let rounding = error(&InverseFactor::identity(columns), &taken)?;
+        let chosen = inputs.choose(|factor| match known {
+            Some((damp, least)) if damp == factor.damp() => Ok(least),
+            _ => error(factor, &taken),
+        })?;
+        Ok((chosen.filter(|(_, least)| *least <= rounding).map(|(damp, _)| Damp::Times(damp)), taken.0))
     }
 }
 
@@ -288,10 +291,17 @@ impl Gptq {
             out.notes.push(format!("{place}damped by {} instead of {wanted}, to be positive definite", factor.damp()));
         }
         let mut q = w.clone();
-        let (solved, scales) = match &factor {
-            Some(factor) => rounding.round(factor, clip, &mut q, shape, keep.as_deref())?,
-            None => rounding.round(&InverseFactor::identity(columns), clip, &mut q, shape, keep.as_deref())?,
+        let alone;
+        let with = match &factor {
+            Some(factor) => factor,
+            None => {
+                alone = InverseFactor::identity(columns);
+                &alone
+            }
         };
+        let range = (clip, rounding.scales(clip, &w, shape, keep.as_deref())?);
+        let mut solved = rounding.round(with, &range, &mut q, shape, keep.as_deref())?;
+        let scales = range.1.or(solved.scales.take()).expect("scales are given, or fitted on the way");
         if let Some(factor) = &factor {
             out.figures.extend([("damp", factor.damp()), ("loss", solved.loss)]);
         }

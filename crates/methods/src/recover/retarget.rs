@@ -2,17 +2,22 @@
 
 mod ridge;
 
-use brevity_kernels::matmul::{Dims, matmul_f32};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use brevity_kernels::gram::Cross;
+use brevity_kernels::ops::Compute;
 use brevity_model::{Code, CodeForm, Dtype, Floats, Form, Leaf, LeafForm, Linear, Site, Weight};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::ridge::Ridge;
+use self::ridge::{Ridge, product, singles};
 use crate::error::{Error, Result};
+use crate::inputs::Part;
 use crate::ladder;
 use crate::leaves::{check_finite, describe, each_mut, each_seen, is_rule};
 use crate::method::{Cx, LinearMethod};
-use crate::seen::{Fold, Needs, Seen};
+use crate::seen::{Fold, KEEP, Needs, Seen};
 use crate::settings::{Setting, read, value_error};
 use crate::{Entry, Kind};
 
@@ -80,7 +85,6 @@ pub enum Lambda {
 const START: usize = 2;
 /// How much of the greatest gain is as good.
 const ENOUGH: f64 = 0.9;
-const KEEP: usize = 4096;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -213,49 +217,44 @@ impl Fit<'_> {
         if !drifts(fit) && !drifts(held_out) {
             return Ok(Outcome::Kept("its inputs are those of the original model"));
         }
-        let lambda = match lambda {
+        let trial = match lambda {
             Lambda::Fixed(lambda) => return self.all(leaf, w, lambda).map(|_| Outcome::Refitted(lambda, None)),
             Lambda::Auto if !nonzero(held_out) || !nonzero(fit) => {
                 return Ok(Outcome::Kept("no samples were held out to choose lambda on"));
             }
-            Lambda::Auto => match self.choose(leaf, &w)? {
-                Some(lambda) => lambda,
-                None => return Ok(Outcome::Kept("no lambda makes it better on held-out samples")),
-            },
+            Lambda::Auto => Trial::new(self, &w),
+        };
+        let Some(lambda) = self.choose(leaf, &trial)? else {
+            return Ok(Outcome::Kept("no lambda makes it better on held-out samples"));
         };
         let before = leaf.clone();
-        let change = self.all(leaf, w.clone(), lambda)?;
-        let (gain, energy) = gain(held_out, self.shape[1], &w, &change);
+        let change = self.all(leaf, w, lambda)?;
+        let gain = trial.gain(&trial.rows_of(&change));
         if gain <= 0.0 {
             *leaf = before;
             return Ok(Outcome::Kept("it would be no better on held-out samples"));
         }
-        Ok(Outcome::Refitted(lambda, Some(gain / energy)))
+        Ok(Outcome::Refitted(lambda, Some(gain / trial.energy())))
     }
 
     /// The `λ` that lowers the error on held-out samples most, if one lowers it, after a fit to the others.
-    fn choose(&self, leaf: &Leaf, w: &[f32]) -> Result<Option<f64>> {
-        let [m, n] = self.shape;
-        // The same rows on every machine, spread evenly.
-        let count = m.min((m / 8).max(64));
-        let rows: Vec<usize> = (0..count).map(|i| i * m / count).collect();
-        let some: Vec<f32> = rows.iter().flat_map(|&row| &w[row * n..][..n]).copied().collect();
-        let drift = self.seen.fit.drift.as_ref().expect("the fit has been looked at").as_f64();
+    fn choose(&self, leaf: &Leaf, trial: &Trial<'_>) -> Result<Option<f64>> {
+        let n = self.shape[1];
+        let pull = product(&trial.w, n, &self.drift(Part::Fit));
         let score = |lambda: f64| {
             let ridge = self.seen.shared.get(&format!("retarget.fit.{lambda}"), || {
                 if n > KEEP {
                     self.seen.shared.forget("retarget.fit.");
                 }
-                let gram = self.seen.fit.gram.as_ref().expect("the fit has been looked at").to_f64();
-                Ridge::new(gram, n, lambda)
+                Ridge::new(self.seen.fit.gram.as_ref().expect("the fit has been looked at"), lambda)
             });
-            let mut change = ridge.map_err(|source| self.refused(source))?.step(&some, drift);
+            let mut change = ridge.map_err(|source| self.refused(source))?.solve(&pull);
             if let Some(mask) = &leaf.mask {
-                for (row, change) in rows.iter().zip(change.chunks_mut(n)) {
+                for (row, change) in trial.rows.iter().zip(change.chunks_mut(n)) {
                     change.iter_mut().enumerate().filter(|(j, _)| !mask.keeps(row * n + j)).for_each(|(_, x)| *x = 0.0);
                 }
             }
-            Ok(-gain(&self.seen.held_out, n, &some, &change).0)
+            Ok(-trial.gain(&change))
         };
         let chosen = ladder::choose(START, score, |least| ENOUGH * least)?;
         Ok(chosen.filter(|(_, score)| *score < 0.0).map(|(lambda, _)| lambda))
@@ -264,27 +263,42 @@ impl Fit<'_> {
     /// Fits to all samples; gives the change of the weight as it is stored.
     fn all(&self, leaf: &mut Leaf, w: Vec<f32>, lambda: f64) -> Result<Vec<f32>> {
         let n = self.shape[1];
-        let (fit, held_out) = (&self.seen.fit, &self.seen.held_out);
         let ridge = self.seen.shared.get(&format!("retarget.all.{lambda}"), || {
             self.seen.shared.forget("retarget.all.");
-            let mut gram = fit.gram.as_ref().expect("the fit has been looked at").to_f64();
-            if let Some(other) = &held_out.gram {
-                gram.iter_mut().zip(other.to_f64()).for_each(|(a, b)| *a += b);
-            }
-            Ridge::new(gram, n, lambda)
+            Ridge::new(&self.seen.gram().expect("the fit has been looked at"), lambda)
         });
         let ridge = ridge.map_err(|source| self.refused(source))?;
-        let mut drift = fit.drift.as_ref().expect("the fit has been looked at").as_f64().to_vec();
-        if let Some(other) = &held_out.drift {
-            drift.iter_mut().zip(other.as_f64()).for_each(|(a, b)| *a += b);
-        }
-        let mut aim = ridge.step(&w, &drift);
+        let mut aim = match ridge.is_delicate() {
+            true => ridge.step(&w, &self.whole_drift()),
+            false => ridge.solve(&product(&w, n, &self.drift(Part::All))),
+        };
         aim.iter_mut().zip(&w).for_each(|(aim, w)| *aim += w);
         check_finite(self.site, self.path, &aim)?;
         replace(leaf, aim);
         let mut change = leaf.to_f32();
         change.iter_mut().zip(w).for_each(|(change, w)| *change -= w);
         Ok(change)
+    }
+
+    /// The drift of some of the samples in single precision. Layers that read the same activations share it.
+    fn drift(&self, part: Part) -> Arc<Vec<f32>> {
+        let make = || match part {
+            Part::Fit => self.seen.fit.drift.as_ref().map_or_else(Vec::new, Cross::to_f32),
+            Part::All => singles(&self.whole_drift()),
+        };
+        if self.shape[1] > KEEP {
+            return Arc::new(make());
+        }
+        let made = self.seen.shared.get(&format!("retarget.drift.{part:?}"), || Ok::<_, Infallible>(make()));
+        made.unwrap_or_else(|never| match never {})
+    }
+
+    fn whole_drift(&self) -> Vec<f64> {
+        let mut drift = self.seen.fit.drift.as_ref().expect("the fit has been looked at").as_f64().to_vec();
+        if let Some(other) = &self.seen.held_out.drift {
+            drift.iter_mut().zip(other.as_f64()).for_each(|(a, b)| *a += b);
+        }
+        drift
     }
 
     fn refused(&self, source: brevity_kernels::Error) -> Error {
@@ -306,26 +320,50 @@ fn replace(leaf: &mut Leaf, mut values: Vec<f32>) {
     *floats = Floats::from_f32(values, floats.dtype());
 }
 
-/// By how much a change of some rows `w` `[m, n]` lowers their squared error on a fold, `2 tr(W D Δᵀ) - tr(Δ H Δᵀ)`;
-/// and what they give in all, `tr(W H Wᵀ)`.
-fn gain(fold: &Fold, n: usize, w: &[f32], change: &[f32]) -> (f64, f64) {
-    let (Some(gram), Some(drift)) = (&fold.gram, &fold.drift) else { return (0.0, 0.0) };
-    let d = Dims { m: w.len() / n, k: n, n };
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
+/// Some rows of a matrix, on which changes are judged by the samples held out.
+struct Trial<'a> {
+    held_out: &'a Fold,
+    n: usize,
+    rows: Vec<usize>,
+    w: Vec<f32>,
+    /// `W D` of these rows on the samples held out.
+    pull: Vec<f32>,
+}
+
+impl<'a> Trial<'a> {
+    /// An eighth of the rows, and no fewer than 64; the same on every machine, spread evenly.
+    fn new(fit: &Fit<'a>, w: &[f32]) -> Self {
+        let [m, n] = fit.shape;
+        let count = m.min((m / 8).max(64));
+        let held_out = &fit.seen.held_out;
+        let rows = (0..count).map(|i| i * m / count).collect();
+        let mut trial = Trial { held_out, n, rows, w: Vec::new(), pull: Vec::new() };
+        trial.w = trial.rows_of(w);
+        let pull = |drift: &Cross| product(&trial.w, n, &drift.to_f32());
+        trial.pull = held_out.drift.as_ref().map_or_else(|| vec![0.0; trial.w.len()], pull);
+        trial
+    }
+
+    fn rows_of(&self, whole: &[f32]) -> Vec<f32> {
+        self.rows.iter().flat_map(|&row| &whole[row * self.n..][..self.n]).copied().collect()
+    }
+
+    /// By how much a change of these rows lowers their squared error, `2 tr(W D Δᵀ) - tr(Δ H Δᵀ)`.
+    fn gain(&self, change: &[f32]) -> f64 {
         // A row at a time, so that the sum of millions loses nothing.
-        a.chunks(n)
-            .zip(b.chunks(n))
-            .map(|(a, b)| a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>())
-            .sum()
-    };
-    let mut product = vec![0.0; w.len()];
-    matmul_f32(d, w, &drift.to_f32(), &mut product);
-    let toward = dot(&product, change);
-    let gram = gram.to_f32();
-    matmul_f32(d, change, &gram, &mut product);
-    let beyond = dot(&product, change);
-    matmul_f32(d, w, &gram, &mut product);
-    (2.0 * toward - beyond, dot(&product, w))
+        let rows = self.pull.chunks(self.n).zip(change.chunks(self.n));
+        let dot = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+        2.0 * rows.map(dot).sum::<f64>() - self.quadratic(change)
+    }
+
+    /// What these rows give in all, `tr(W H Wᵀ)`.
+    fn energy(&self) -> f64 {
+        self.quadratic(&self.w)
+    }
+
+    fn quadratic(&self, rows: &[f32]) -> f64 {
+        self.held_out.gram.as_ref().map_or(0.0, |gram| gram.quadratic(self.rows.len(), rows, Compute::F32))
+    }
 }
 
 #[cfg(test)]

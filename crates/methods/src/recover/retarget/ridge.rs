@@ -1,6 +1,7 @@
 //! A step of ridge regression: `W D (H + λ h I)⁻¹`.
 
 use brevity_kernels::Error;
+use brevity_kernels::gram::Gram;
 use brevity_kernels::linalg::{Solver, matmul_f64, solver_f32, solver_f64};
 use brevity_kernels::matmul::{Dims, matmul_f32};
 
@@ -13,6 +14,7 @@ const CONDITION: f64 = (1 << 20) as f64;
 pub(super) struct Ridge {
     n: usize,
     h: f64,
+    delicate: bool,
     solver: Precision,
 }
 
@@ -23,43 +25,74 @@ enum Precision {
 }
 
 impl Ridge {
-    /// Factors `gram` `[n, n]`, which is not zero, with a ridge.
+    /// Factors a Gram matrix, which is not zero, with a ridge.
     ///
     /// # Errors
     /// Those of [`solver_f64`]; only for `λ` near zero is a finite Gram matrix refused.
-    pub fn new(mut gram: Vec<f64>, n: usize, lambda: f64) -> Result<Self, Error> {
-        let h = (0..n).map(|j| gram[j * n + j]).sum::<f64>() / n as f64;
-        gram.iter_mut().for_each(|x| *x /= h);
-        (0..n).for_each(|j| gram[j * n + j] += lambda);
+    pub fn new(gram: &Gram, lambda: f64) -> Result<Self, Error> {
+        let n = gram.size();
+        let h = gram.trace() / n as f64;
         // The eigenvalues of `H / h` sum to n, so those of the sum lie between λ and λ + n.
-        let solver = if n <= SINGLE && n as f64 <= CONDITION * lambda {
-            let singles = gram.iter().map(|&x| x as f32).collect();
-            drop(gram);
-            Precision::Single(solver_f32(singles, n)?)
+        let delicate = n as f64 > CONDITION * lambda;
+        let solver = if n <= SINGLE && !delicate {
+            let mut a = gram.to_f32();
+            let scale = (1.0 / h) as f32;
+            a.iter_mut().for_each(|x| *x *= scale);
+            (0..n).for_each(|j| a[j * n + j] += lambda as f32);
+            Precision::Single(solver_f32(a, n)?)
         } else {
-            Precision::Double(solver_f64(gram, n)?)
+            let mut a = gram.to_f64();
+            a.iter_mut().for_each(|x| *x /= h);
+            (0..n).for_each(|j| a[j * n + j] += lambda);
+            Precision::Double(solver_f64(a, n)?)
         };
-        Ok(Ridge { n, h, solver })
+        Ok(Ridge { n, h, delicate, solver })
     }
 
-    /// `W D (H + λ h I)⁻¹` for `w` `[m, n]` and `drift` `[n, n]`.
+    /// Whether `λ` is so small that `W D` must be in double precision too.
+    pub fn is_delicate(&self) -> bool {
+        self.delicate
+    }
+
+    /// `W D (H + λ h I)⁻¹` for `w` `[m, n]` and `drift` `[n, n]`, in double precision as far as this is.
     pub fn step(&self, w: &[f32], drift: &[f64]) -> Vec<f32> {
-        let n = self.n;
-        let d = Dims { m: w.len() / n, k: n, n };
         match &self.solver {
-            Precision::Single(solver) => {
-                let drift: Vec<f32> = drift.iter().map(|&x| (x / self.h) as f32).collect();
-                let mut step = vec![0.0; w.len()];
-                matmul_f32(d, w, &drift, &mut step);
-                solver.solve(&mut step);
-                step
-            }
+            Precision::Single(_) => self.solve(&product(w, self.n, &singles(drift))),
             Precision::Double(solver) => {
+                let n = self.n;
                 let wide: Vec<f64> = w.iter().map(|&x| f64::from(x) / self.h).collect();
-                let mut step = matmul_f64(d, &wide, drift);
+                let mut step = matmul_f64(Dims { m: w.len() / n, k: n, n }, &wide, drift);
                 solver.solve(&mut step);
                 step.into_iter().map(|x| x as f32).collect()
             }
         }
     }
+
+    /// The same from `W D`, where that is not delicate.
+    pub fn solve(&self, product: &[f32]) -> Vec<f32> {
+        match &self.solver {
+            Precision::Single(solver) => {
+                let scale = (1.0 / self.h) as f32;
+                let mut step: Vec<f32> = product.iter().map(|x| x * scale).collect();
+                solver.solve(&mut step);
+                step
+            }
+            Precision::Double(solver) => {
+                let mut step: Vec<f64> = product.iter().map(|&x| f64::from(x) / self.h).collect();
+                solver.solve(&mut step);
+                step.into_iter().map(|x| x as f32).collect()
+            }
+        }
+    }
+}
+
+/// `W D` in single precision.
+pub(super) fn product(w: &[f32], n: usize, drift: &[f32]) -> Vec<f32> {
+    let mut product = vec![0.0; w.len()];
+    matmul_f32(Dims { m: w.len() / n, k: n, n }, w, drift, &mut product);
+    product
+}
+
+pub(super) fn singles(drift: &[f64]) -> Vec<f32> {
+    drift.iter().map(|&x| x as f32).collect()
 }
