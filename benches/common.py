@@ -99,6 +99,30 @@ def compress(brevity, model, recipe, out, text=None, samples=16, length=2048, th
     return seconds, peak, json.loads(report)
 
 
+def matmul_rate():
+    """Operations a second of our bf16 matrix product now: the better of two sizes, medians of five."""
+    command = ["cargo", "run", "-q", "--release", "-p", "brevity-kernels", "--example", "gram_speed", "--", "5", "matmul"]
+    lines = run(command, cwd=ROOT)[2].decode().splitlines()
+    return max(float(line.split()[3]) for line in lines if line.startswith("linear_bf16")) * 1e9
+
+
+def useful_operations(model, tokens, length):
+    """What GPTQ of a llama-like model has to compute, by phase: one forward pass through the blocks with causal attention,
+    one triangle of one Gram matrix for each input that is read, one factor for each of them and one solve for each layer."""
+    config = json.loads((pathlib.Path(model) / "config.json").read_text())
+    hidden, middle, heads = (config[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    head = config.get("head_dim") or hidden // heads
+    mixed, kv = heads * head, config.get("num_key_value_heads", heads) * head
+    layers = [(mixed + 2 * kv, hidden), (hidden, mixed), (2 * middle, hidden), (hidden, middle)]
+    blocks = config["num_hidden_layers"]
+    attention = 2 * tokens * length * mixed
+    return {
+        "forward": blocks * (sum(2 * tokens * rows * inputs for rows, inputs in layers) + attention),
+        "gram": blocks * sum(tokens * inputs**2 for _, inputs in layers),
+        "solve": blocks * sum(2 * inputs**3 / 3 + rows * inputs**2 for rows, inputs in layers),
+    }
+
+
 def llmcompressor(model, text, method, out, samples=16, length=2048, threads=2, more=()):
     """llm-compressor on the same windows: wall seconds, peak resident bytes, and the seconds that it counted."""
     command = [sys.executable, ROOT / "benches/llmcompressor_oneshot.py", model, text, "--method", method, "--out", out,

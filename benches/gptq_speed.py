@@ -7,7 +7,8 @@ Both sides quantise the linear layers of the blocks to 4 bits, symmetric, in gro
 text, block after block on the inputs that the blocks before have left. The first recipe is the one compared; the others
 are timed beside it. llm-compressor runs in f32 with its defaults (`--peer-dtype bf16` for the other one) and is counted
 from reading the model to the written files, without its imports; brevity is counted as a whole process. Peak memory is
-the maximum resident set of each child. The phases are brevity's own account of its time. Needs torch, transformers,
+the maximum resident set of each child. The phases are brevity's own account of its time. Useful arithmetic is one forward
+pass, Gram triangles and solves; it is set against the rate of our bf16 matrix product measured in every round. Needs torch, transformers,
 datasets and llmcompressor; build brevity with `cargo build --release` first.
 """
 import argparse
@@ -15,7 +16,7 @@ import pathlib
 import statistics
 import tempfile
 
-from common import ROOT, compress, llmcompressor
+from common import ROOT, compress, llmcompressor, matmul_rate, useful_operations
 
 
 def phases(report):
@@ -36,12 +37,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peer-dtype", default="f32", choices=["f32", "bf16"])
+    parser.add_argument("--no-peer", dest="peer", action="store_false", help="time brevity alone")
     parser.add_argument("--scratch", default=None)
     parser.add_argument("--brevity", default=str(ROOT / "target/release/brevity"))
     args = parser.parse_args()
-    sides = [*args.recipes, "llm-compressor"]
+    sides = [*args.recipes, *(["llm-compressor"] if args.peer else [])]
     seconds, peaks, parts = ({side: [] for side in sides} for _ in range(3))
+    rates = []
     for _ in range(args.rounds):
+        rates.append(matmul_rate())
         for side in sides:
             with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
                 out = pathlib.Path(scratch) / "out"
@@ -63,7 +67,15 @@ def main():
         print(f"{side:20} {statistics.median(seconds[side]):8.2f} s   peak {max(peaks[side]) / 2**20:7.0f} MiB")
         for name in parts[side][0]:
             print(f"    {name:16} {statistics.median(part[name] for part in parts[side]):8.2f} s")
-    for side in args.recipes:
+    useful, rate = useful_operations(args.model, args.samples * args.length, args.length), statistics.median(rates)
+    print(f"useful arithmetic: {sum(useful.values()) / 1e12:.2f} TFLOP "
+          f"({', '.join(f'{name} {value / 1e12:.2f}' for name, value in useful.items())}); "
+          f"bf16 matrix product {rate / 1e9:.0f} GFLOP/s, so {sum(useful.values()) / rate:.1f} s at that rate, "
+          f"{sum(useful.values()) / rate / statistics.median(seconds[args.recipes[0]]):.2f} of what {args.recipes[0]} took")
+    for side in args.recipes[1:]:
+        ratios = [more / first for more, first in zip(seconds[side], seconds[args.recipes[0]])]
+        print(f"{side} takes {statistics.median(ratios):.2f} times as long as {args.recipes[0]}")
+    for side in args.recipes if args.peer else []:
         ratios = [theirs / ours for ours, theirs in zip(seconds[side], seconds["llm-compressor"])]
         print(f"{side}: llm-compressor takes {statistics.median(ratios):.2f} times as long "
               f"(round by round: {' '.join(f'{ratio:.2f}' for ratio in ratios)}), "

@@ -3,7 +3,7 @@
 //! Two rates: by the clock on the wall, and by the time processors spent on this process (where the system tells),
 //! which other processes disturb less. Spinning while work runs out counts as spent.
 //!
-//! `cargo run -p brevity-kernels --release --example gram_speed [ROUNDS]`
+//! `cargo run -p brevity-kernels --release --example gram_speed [ROUNDS [matmul]]`, with `matmul` for the products alone
 
 use brevity_kernels::cpu;
 use brevity_kernels::gram::{Cross, Gram};
@@ -21,13 +21,16 @@ struct Work {
 fn main() {
     let rounds = std::env::args().nth(1).map_or(7, |n| n.parse().expect("a number of rounds"));
     let mut works = vec![matmul(2048, 576, 1536), matmul(2048, 4096, 4096)];
-    for (rows, n) in [(8192, 576), (8192, 1536), (4096, 4096)] {
+    let all = std::env::args().nth(2).is_none_or(|only| only != "matmul");
+    let sizes: &[(usize, usize)] = if all { &[(8192, 576), (8192, 1536), (4096, 4096)] } else { &[] };
+    for &(rows, n) in sizes {
         for compute in [Compute::Bf16, Compute::F32] {
             works.push(gram(rows, n, compute));
             works.push(cross(rows, n, compute));
         }
     }
-    for n in [1536, 4096] {
+    let sizes: &[usize] = if all { &[1536, 4096] } else { &[] };
+    for &n in sizes {
         works.push(quadratic(n));
         works.push(ordered(n));
     }

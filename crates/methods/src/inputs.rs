@@ -181,19 +181,23 @@ impl<'a> Inputs<'a> {
         ladder::choose(FIRST, at, |least| LEEWAY * least)
     }
 
-    /// Memory that is held at most for a layer: for one of its matrices two factors, the one that is being worked out,
-    /// and the sum of both folds; and what its left factors see.
-    pub fn peak_bytes(layer: &Linear<Form>) -> u64 {
+    /// Memory that is held at most for a layer, with choices on samples `held_out` or without: for one of its matrices
+    /// the factors that are kept and the one that is being worked out; and what its left factors see.
+    pub fn peak_bytes(layer: &Linear<Form>, held_out: bool) -> u64 {
         let leaves = layer.weight.leaves();
         let behind =
             |[rows, inputs]: [usize; 2]| 8 * (inputs * inputs + 4 * rows * inputs) as u64 + 2 * Gram::bytes(rows);
         let behind = if leaves.len() < 2 { 0 } else { leaves.iter().map(|(_, form)| behind(form.shape)).sum() };
-        behind + leaves.iter().map(|(_, form)| Self::matrix_bytes(form.shape[1])).max().unwrap_or(0)
+        behind + leaves.iter().map(|(_, form)| Self::matrix_bytes(form.shape[1], held_out)).max().unwrap_or(0)
     }
 
-    fn matrix_bytes(inputs: usize) -> u64 {
-        let few = if inputs > FEW { 0 } else { 2 * (LADDER.len() as u64 - 1) * InverseFactor::bytes(inputs) };
-        2 * InverseFactor::bytes(inputs) + InverseFactor::peak_bytes(inputs) + Gram::bytes(inputs) + few
+    fn matrix_bytes(inputs: usize, held_out: bool) -> u64 {
+        let kept = match (held_out, inputs > FEW) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => 2 * LADDER.len() as u64,
+        };
+        kept * InverseFactor::bytes(inputs) + InverseFactor::peak_bytes(inputs)
     }
 }
 

@@ -309,7 +309,8 @@ mod tests {
                     let w: Vec<f32> = w.iter().map(|x| x * 10f32.powi(n as i32 % 9 - 6)).collect();
                     let loss = |(s, z): (f32, u8)| loss(&w, None, s, z as f32, spec.max_code() as f32);
                     let (lo, hi) = bounds(&w, None);
-                    let all = (0..80).map(|i| grid_of(&spec, lo * (1.0 - i as f32 / 100.0), hi * (1.0 - i as f32 / 100.0)));
+                    let all =
+                        (0..80).map(|i| grid_of(&spec, lo * (1.0 - i as f32 / 100.0), hi * (1.0 - i as f32 / 100.0)));
                     let least = all.map(loss).fold(f64::INFINITY, f64::min);
                     assert_eq!(loss(fit_group(&spec, &w, None)), least);
                 }

@@ -13,7 +13,7 @@ use faer::{Accum, Mat, MatMut, Par};
 use rayon::prelude::*;
 
 /// The largest matrix that is factored in single precision.
-const SINGLE: usize = 8192;
+const SINGLE: usize = 16384;
 /// The largest triangle that is inverted entry by entry.
 const SMALL: usize = 32;
 /// Rows that are multiplied by an inverted triangle at once.
@@ -41,7 +41,7 @@ impl InverseFactor {
     ///
     /// # Errors
     /// [`Error::NotPositive`] if `H + damp I` is not positive definite in the precision that is worked in (double
-    /// above 8192 inputs), or not finite.
+    /// above 16384 inputs), or not finite.
     ///
     /// # Cost
     /// `2 n³ / 3` operations, and twice the bytes of the factor.

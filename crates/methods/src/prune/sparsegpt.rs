@@ -328,7 +328,7 @@ impl LinearMethod for SparseGpt {
         let leaf = |form: &LeafForm| 24 * (form.shape[0] * form.shape[1]) as u64;
         let leaf = layer.weight.leaves().iter().map(|(_, form)| leaf(form)).max().unwrap_or(0);
         let coded = self.quantize.as_ref().map_or(0, |rtn| rtn.grid.coded_bytes(&layer.weight));
-        coded + leaf + Inputs::peak_bytes(layer)
+        coded + leaf + Inputs::peak_bytes(layer, self.needs().held_out)
     }
 }
 

@@ -345,9 +345,9 @@ impl LinearMethod for Gptq {
 
     fn peak_bytes(&self, layer: &Linear<Form>) -> u64 {
         // Weights before and after, flags of the mask, and tiles on their way.
-        let leaf = |form: &LeafForm| 16 * (form.shape[0] * form.shape[1]) as u64;
+        let leaf = |form: &LeafForm| 12 * (form.shape[0] * form.shape[1]) as u64;
         let leaf = layer.weight.leaves().iter().map(|(_, form)| leaf(form)).max().unwrap_or(0);
-        self.grid.coded_bytes(&layer.weight) + leaf + Inputs::peak_bytes(layer)
+        self.grid.coded_bytes(&layer.weight) + leaf + Inputs::peak_bytes(layer, self.needs().held_out)
     }
 }
 
