@@ -1,5 +1,6 @@
 use brevity_kernels::gram::Gram;
 use brevity_model::Expr;
+use serde_json::json;
 
 use super::*;
 use crate::seen::Fold;

@@ -1,4 +1,5 @@
 use brevity_model::{Expr, Floats};
+use serde_json::json;
 
 use super::*;
 use crate::samples::{noise, sizes};
@@ -122,6 +123,7 @@ fn settings_that_make_no_sense_say_so() {
     let parse = |settings| Wanda::parse(settings).unwrap_err().to_string();
     assert_eq!(parse(json!({"sparsity": 1})), "`prune.wanda` cannot take `sparsity: 1.0`");
     assert_eq!(parse(json!({"pattern": "4:4"})), "`prune.wanda` cannot take `pattern: \"4:4\"`");
+    assert_eq!(parse(json!({"pattern": "2:4", "sparsity": 0.5})), "`prune.wanda` needs either `pattern` or `sparsity`");
     assert_eq!(
         parse(json!({"pattern": "2:4", "allocation": "owl"})),
         "`prune.wanda` needs either `pattern`, or `sparsity` and `allocation`"
