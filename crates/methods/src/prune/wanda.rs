@@ -38,8 +38,8 @@ const SETTINGS: &[Setting] = &[
 /// `floor(sparsity * n)` are removed in the end; of equal scores the first in order go first. Weights that a mask has
 /// removed already stay removed and count. With a pattern `n:m`, `n` of every `m` consecutive inputs of a row are
 /// removed; inputs left over at the end of a row stay dense, and the notes say so. Where nothing was seen of the inputs
-/// (an expert that no token reached, a left factor without its Gram matrix) the magnitude alone decides, and the notes
-/// say so too. No weight is changed otherwise.
+/// (an expert that no token reached, a left factor without its Gram matrix), or nothing but zeros, the magnitude alone
+/// decides, and the notes say so too. No weight is changed otherwise.
 ///
 /// # Cost
 /// `O(out * in)`, and one copy of the weight in single precision; with an allocation other than `uniform`, a survey of
@@ -149,10 +149,17 @@ impl LinearMethod for Wanda {
             check_finite(site, path, &w)?;
             notes.extend(self.amount.tail(leaf.shape[1]));
             let squares = mean_squares(seen, leaf.shape[1]);
-            if let Some(keep) = self.keep(site, leaf, &w, squares.as_deref())? {
+            // Where all scores are zero they decide nothing.
+            let telling = squares.as_deref().filter(|squares| squares.iter().any(|&x| x != 0.0));
+            if let Some(keep) = self.keep(site, leaf, &w, telling)? {
                 remove(leaf, &keep);
-                if squares.is_none() {
-                    notes.push("pruned by magnitude: nothing was seen of its inputs".into());
+                if telling.is_none() {
+                    let why = if squares.is_none() {
+                        "nothing was seen of its inputs"
+                    } else {
+                        "its inputs were always zero"
+                    };
+                    notes.push(format!("pruned by magnitude: {why}"));
                 }
             }
             Ok(())
