@@ -279,26 +279,15 @@ impl Magnitude {
     /// What is known of the mask afterwards.
     fn predicted(&self, site: &Site, form: &LeafForm) -> Option<MaskForm> {
         let [rows, columns] = form.shape;
-        let here = |sparsity: f64| self.allocation.predicted(site, sparsity);
-        let before = form.sparsity();
-        let free = |share: f64| Some(MaskForm::Free(share.max(before)));
+        let here = |sparsity: f64| Amount::Share(self.allocation.predicted(site, sparsity));
         match self.rule {
-            _ if rows * columns == 0 => form.mask,
-            Rule::Share { sparsity, scope: Scope::Layer } => match share(here(sparsity), rows * columns) {
-                0 => form.mask,
-                count => free(count as f64 / (rows * columns) as f64),
-            },
-            Rule::Share { sparsity, scope: Scope::Row } => match share(here(sparsity), columns) {
-                0 => form.mask,
-                count => free(count as f64 / columns as f64),
-            },
-            Rule::Share { sparsity: 0.0, scope: Scope::Global } => form.mask,
-            Rule::Share { sparsity, scope: Scope::Global } => free(sparsity),
-            Rule::Pattern { of, .. } if columns < of => form.mask,
-            Rule::Pattern { removed, of } => match form.mask {
-                None => Some(MaskForm::Pattern { removed, of }),
-                Some(_) => free(removed as f64 / of as f64),
-            },
+            Rule::Share { sparsity, scope: Scope::Layer } => here(sparsity).mask(form, rows * columns),
+            Rule::Share { sparsity, scope: Scope::Row } => here(sparsity).mask(form, columns),
+            Rule::Share { sparsity, scope: Scope::Global } if sparsity > 0.0 && rows * columns > 0 => {
+                Some(MaskForm::Free(sparsity.max(form.sparsity())))
+            }
+            Rule::Share { scope: Scope::Global, .. } => form.mask,
+            Rule::Pattern { .. } => self.amount().mask(form, columns),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! How much is removed: a share of the weights, or a pattern `n:m`, `n` of every `m` consecutive inputs.
 
+use brevity_model::{LeafForm, MaskForm};
 use serde_json::{Value, json};
 
+use super::select::share;
 use crate::error::{Error, Result};
 use crate::settings::{Setting, value_error};
 
@@ -57,6 +59,24 @@ impl Amount {
         match self {
             Amount::Share(share) => json!({ "sparsity": share }),
             Amount::Pattern { removed, of } => json!({ "pattern": format!("{removed}:{of}") }),
+        }
+    }
+
+    /// What is known of the mask of a matrix afterwards, if shares are taken from so many entries at a time.
+    pub(super) fn mask(self, form: &LeafForm, among: usize) -> Option<MaskForm> {
+        let [rows, columns] = form.shape;
+        let free = |share: f64| Some(MaskForm::Free(share.max(form.sparsity())));
+        match self {
+            _ if rows * columns == 0 => form.mask,
+            Amount::Share(sparsity) => match share(sparsity, among) {
+                0 => form.mask,
+                count => free(count as f64 / among as f64),
+            },
+            Amount::Pattern { of, .. } if columns < of => form.mask,
+            Amount::Pattern { removed, of } => match form.mask {
+                None => Some(MaskForm::Pattern { removed, of }),
+                Some(_) => free(removed as f64 / of as f64),
+            },
         }
     }
 

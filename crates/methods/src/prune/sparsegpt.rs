@@ -3,7 +3,7 @@
 use brevity_kernels::columns::{Columns, Fit, Grid as Target, Prune, Solved};
 use brevity_kernels::grid::Scales;
 use brevity_kernels::linalg::InverseFactor;
-use brevity_model::{Code, Dtype, Floats, Form, Group, Leaf, LeafForm, Linear, Mask, MaskForm, Site, Weight};
+use brevity_model::{Code, Dtype, Floats, Form, Group, Leaf, LeafForm, Linear, Mask, Site, Weight};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -251,23 +251,13 @@ impl LinearMethod for SparseGpt {
             if is_rule(form) {
                 return Ok(());
             }
-            let before = form.sparsity();
-            let count = form.shape[0] * form.shape[1];
             if form.is_coded() && !matches!(form.code, brevity_model::CodeForm::Blocks(_)) {
                 return Err(coded(NAME, site, path, form));
             }
             if let Some(rtn) = &self.quantize {
                 form.code = rtn.grid.code(NAME, site, path, form)?;
             }
-            form.mask = match self.prune(form.shape) {
-                _ if count == 0 => form.mask,
-                None => form.mask,
-                Some(Prune::Count(removed)) => Some(MaskForm::Free(before.max(removed as f64 / count as f64))),
-                Some(Prune::Pattern { removed, of }) => match form.mask {
-                    None => Some(MaskForm::Pattern { removed, of }),
-                    Some(_) => Some(MaskForm::Free(before.max(removed as f64 / of as f64))),
-                },
-            };
+            form.mask = self.amount.mask(form, form.shape[0] * form.shape[1]);
             Ok(())
         })
     }

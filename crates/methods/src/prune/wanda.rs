@@ -116,20 +116,11 @@ impl Wanda {
 
     /// What is known of the mask afterwards.
     fn predicted(&self, site: &Site, form: &LeafForm) -> Option<MaskForm> {
-        let [rows, columns] = form.shape;
-        let free = |share: f64| Some(MaskForm::Free(share.max(form.sparsity())));
-        match self.amount {
-            _ if rows * columns == 0 => form.mask,
-            Amount::Share(sparsity) => match share(self.allocation.predicted(site, sparsity), columns) {
-                0 => form.mask,
-                count => free(count as f64 / columns as f64),
-            },
-            Amount::Pattern { of, .. } if columns < of => form.mask,
-            Amount::Pattern { removed, of } => match form.mask {
-                None => Some(MaskForm::Pattern { removed, of }),
-                Some(_) => free(removed as f64 / of as f64),
-            },
-        }
+        let amount = match self.amount {
+            Amount::Share(sparsity) => Amount::Share(self.allocation.predicted(site, sparsity)),
+            pattern => pattern,
+        };
+        amount.mask(form, form.shape[1])
     }
 }
 
