@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -420,4 +420,145 @@ fn another_recipe_does_not_continue_an_unfinished_run() {
     assert_eq!(code, BAD_INPUT);
     assert!(said.contains("--fresh"), "{said}");
     success(&[&compress(&model, "int8", &out)[..], &["--fresh"]].concat());
+}
+
+/// A recipe that looks at activations, and is carried out on `tiny` within a second.
+fn looking(folder: &Path) -> PathBuf {
+    let file = folder.join("looking.yaml");
+    let steps = "  - recover.retarget: {lambda: 0.1}\n  - quantize.gptq: {group: 64, damp: 0.01}\n";
+    std::fs::write(&file, format!("about: a test\nformat: compressed-tensors\nsteps:\n{steps}")).unwrap();
+    file
+}
+
+/// Compresses `tiny` by such a recipe.
+fn look<'a>(recipe: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let samples = ["--samples", "64", "--length", "128", "--compare", "none"];
+    [&compress(Path::new("tiny"), text(recipe), out)[..], &samples, more].concat()
+}
+
+/// The least memory with which a plan can be carried out: its activations are in files then.
+#[cfg(target_os = "linux")]
+fn least_memory(args: &[&str]) -> String {
+    let planned = |limit: &str| -> serde_json::Value {
+        serde_json::from_str(&success(&[args, &["--dry-run", "--json", "--max-memory", limit]].concat())).unwrap()
+    };
+    // What lies between two taps goes to a file first, then the hidden states.
+    let mut limit = "1TiB".to_owned();
+    for _ in 0..2 {
+        limit = (planned(&limit)["peak_memory_bytes"].as_u64().unwrap() - 1).to_string();
+    }
+    assert!(planned(&limit)["spilled_bytes"].as_u64().unwrap() > 0);
+    limit
+}
+
+/// Bytes in files without a name that a process has open.
+fn hidden_bytes(process: u32) -> u64 {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return 0 };
+    let nameless = |path: &PathBuf| std::fs::read_link(path).is_ok_and(|to| text(&to).ends_with(" (deleted)"));
+    let files = files.filter_map(|entry| Some(entry.ok()?.path())).filter(nameless);
+    files.filter_map(|path| Some(std::fs::metadata(path).ok()?.len())).sum()
+}
+
+/// Kills a run when so many shards are there and activations have been spilled, if they are to be, and runs it again.
+fn killed_and_run_again(args: &[&str], out: &Path, shards: usize, spilled: bool) {
+    let mut child = brevity().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_shards(out, shards);
+    while spilled && hidden_bytes(child.id()) == 0 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if !looks_whole(out) {
+        assert!(!run(&["inspect", text(out)]).status.success(), "an unfinished directory does not open");
+    }
+    success(args);
+}
+
+#[test]
+fn a_calibrated_run_killed_in_mid_block_finishes_with_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recipe, whole) = (looking(folder.path()), folder.path().join("whole"));
+    success(&look(&recipe, &whole, &["--threads", "2"]));
+    for threads in ["1", "2"] {
+        for shards in [1, 3, 4] {
+            let out = folder.path().join(format!("killed-{threads}-{shards}"));
+            killed_and_run_again(&look(&recipe, &out, &["--threads", threads]), &out, shards, false);
+            assert_eq!(digests(&out), digests(&whole), "{threads} threads, killed after shard {shards}");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_calibrated_run_killed_in_mid_spill_finishes_with_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recipe, whole) = (looking(folder.path()), folder.path().join("whole"));
+    success(&look(&recipe, &whole, &["--threads", "2"]));
+    for threads in ["1", "2"] {
+        let memory = least_memory(&look(&recipe, &whole, &["--threads", threads]));
+        for shards in [0, 2, 4] {
+            let out = folder.path().join(format!("killed-{threads}-{shards}"));
+            let args = look(&recipe, &out, &["--threads", threads, "--max-memory", &memory]);
+            killed_and_run_again(&args, &out, shards, true);
+            assert_eq!(digests(&out), digests(&whole), "{threads} threads, killed after shard {shards}");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_up_with_activations_is_named_and_the_run_goes_on_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recipe, whole, out) = (looking(folder.path()), folder.path().join("whole"), folder.path().join("out"));
+    success(&look(&recipe, &whole, &["--threads", "2"]));
+    let memory = least_memory(&look(&recipe, &out, &["--threads", "1"]));
+    let args = look(&recipe, &out, &["--threads", "1", "--max-memory", &memory]);
+    // No file may become larger than a few MiB, more than a shard has: beyond that writing fails as on a full disk.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 5000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_brevity")])
+        .args(&args)
+        .output()
+        .unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(WOULD_NOT_FIT), "{said}");
+    assert!(said.contains(&format!("cannot keep activations in a file in `{}`", text(&out))), "{said}");
+    assert!(said.contains("run the same command again") && said.contains("--max-memory"), "{said}");
+    assert!(!looks_whole(&out));
+    success(&args);
+    assert_eq!(digests(&out), digests(&whole));
+}
+
+#[test]
+fn a_calibration_text_that_is_empty_is_refused_and_one_line_is_one_short_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recipe, out, file) = (looking(folder.path()), folder.path().join("out"), folder.path().join("text.txt"));
+    std::fs::write(&file, "").unwrap();
+    let args = look(&recipe, &out, &["--text", text(&file)]);
+    let (code, said) = failure(&args);
+    assert_eq!(code, BAD_INPUT);
+    assert!(said.contains("`text.txt` cannot be used for calibration: it has 0 tokens"), "{said}");
+    assert!(said.contains("hint: give a text"), "{said}");
+    assert!(!out.exists());
+    std::fs::write(&file, "a poodle is a kind of dog\n").unwrap();
+    assert!(success(&args).contains("calibrated on 1 samples of "));
+    let record = std::fs::read_to_string(out.join("compression.json")).unwrap();
+    assert!(record.contains("samples were seen of 256 inputs; more would serve it better"));
+}
+
+#[test]
+fn a_calibration_text_in_a_script_that_the_tokenizer_hardly_knows_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recipe, file) = (looking(folder.path()), folder.path().join("text.txt"));
+    for (n, (words, told)) in
+        [("日本語の文章はここにあります。", true), ("ქართული ენა ლამაზია. ", true), ("a dog is an animal. ", false)]
+            .into_iter()
+            .enumerate()
+    {
+        std::fs::write(&file, words.repeat(60)).unwrap();
+        let out = folder.path().join(n.to_string());
+        let output = run(&look(&recipe, &out, &["--text", text(&file)]));
+        let said = stderr(&output);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.contains("note: the tokenizer makes "), told, "{words}: {said}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Errors as text and exit codes.
 
+use std::io;
 use std::process::ExitCode;
 
 use brevity::{OpenError, TextError, engine, eval, formats, methods, model, runtime};
@@ -76,11 +77,14 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
         engine::Error::Unholdable { .. } => Some(CANNOT_HOLD),
         engine::Error::Cancelled { .. } => Some(INTERRUPTED),
         engine::Error::Files(error) => of_files(error),
-        engine::Error::Run(runtime::Error::Spill(source)) if source.kind() == std::io::ErrorKind::StorageFull => {
-            Some(WOULD_NOT_FIT)
-        }
+        engine::Error::Run(runtime::Error::Spill { source, .. }) if is_full(source) => Some(WOULD_NOT_FIT),
         _ => None,
     }
+}
+
+/// Whether a disk, a quota or a limit on files is what does not suffice.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 fn of_files(error: &formats::Error) -> Option<u8> {

@@ -216,7 +216,7 @@ impl Plan {
             methods,
         };
         plan.identity = identity::of(checkpoint, &plan)?;
-        plan.lints = lints::all(&plan, model, &predicted.steps);
+        plan.lints = lints::all(&plan, checkpoint, &predicted.steps);
         plan.check(options, alone)?;
         Ok(plan)
     }

@@ -4,9 +4,10 @@ mod common;
 
 use std::path::Path;
 
-use brevity_engine::{Calibration, Error, Plan, PlanOptions, Recipe, Report, RunOptions};
+use brevity_engine::{Calibration, Error, Plan, PlanOptions, Recipe, Report, RunOptions, Samples, Wanted};
 use brevity_formats::Checkpoint;
 use brevity_kernels::ops::Compute;
+use brevity_model::{Mask, Stage, Weight};
 use common::{Llama, StopAfter, files, golden, is_stop, recipe, samples};
 
 fn options(threads: usize, calibration: Calibration) -> PlanOptions {
@@ -165,8 +166,106 @@ fn an_activation_that_leaves_the_range_of_numbers_names_block_and_tap_or_sample(
         .run(&checkpoint, &out, &RunOptions::default(), &mut ())
         .unwrap_err()
         .to_string();
-    assert!(error.contains("`blocks.1`"), "{error}");
+    assert!(error.contains("`blocks.1`") && error.contains("in window 0"), "{error}");
     assert!(!out.join("config.json").exists());
+}
+
+#[test]
+fn activations_too_large_to_be_summed_up_name_block_and_tap() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut llama = Llama::new(2, 32, 48, true);
+    // What the middle of the MLP holds is finite, and its squares are not.
+    let (_, values) = llama.tensors.get_mut("model.layers.1.mlp.up_proj.weight").unwrap();
+    values.iter_mut().for_each(|x| *x *= 1e22);
+    let checkpoint = llama.checkpoint(&dir.path().join("m"));
+    for compute in [Compute::F32, Compute::Bf16] {
+        let options = options(2, samples(6, 24, 64, compute));
+        let out = dir.path().join(format!("out-{compute:?}"));
+        let error = plan_with(&checkpoint, &recipe(RECIPES[3]), &options)
+            .run(&checkpoint, &out, &RunOptions::default(), &mut ())
+            .unwrap_err();
+        assert_eq!(error.to_string(), "what `blocks.1` shows at `mlp.mid` is too large to be summed up");
+        assert!(error.hint().is_some() && !out.join("config.json").exists());
+    }
+}
+
+#[test]
+fn a_layer_that_only_ever_sees_zeros_is_rewritten_all_the_same_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut llama = Llama::new(1, 32, 48, true);
+    let (_, values) = llama.tensors.get_mut("model.layers.0.mlp.up_proj.weight").unwrap();
+    values.fill(0.0);
+    let checkpoint = llama.checkpoint(&dir.path().join("m"));
+    for (n, steps) in [
+        "{quantize.gptq: {group: 16}}",
+        "{prune.sparsegpt: {sparsity: 0.5}}",
+        "{prune.wanda: {sparsity: 0.5}}",
+        "{recover.retarget: {}}, {quantize.gptq: {group: 16}}, {recover.bias: {}}",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let recipe = recipe(&format!("format: native\nsteps: [{steps}]"));
+        let report = carry_out(&plan(&checkpoint, &recipe, 2), &checkpoint, &dir.path().join(format!("out-{n}")));
+        let down = report.sites.iter().find(|row| row.site.to_string() == "blocks.0.mlp.down").unwrap();
+        assert!(down.notes.iter().any(|note| note.contains("its inputs were always zero")), "{steps}: {down:?}");
+        assert!(down.data_error.is_none_or(|error| error == 0.0), "{steps}: {down:?}");
+    }
+}
+
+#[test]
+fn a_mask_of_an_earlier_step_survives_every_method_that_looks() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(2, 32, 48, true).checkpoint(&dir.path().join("m"));
+    let masks = |steps: &str, out: &str| -> Vec<Mask> {
+        let out = dir.path().join(out);
+        let recipe = recipe(&format!("format: native\nsteps: [{{prune.magnitude: {{sparsity: 0.5}}}}{steps}]"));
+        carry_out(&plan(&checkpoint, &recipe, 2), &checkpoint, &out);
+        let written = Checkpoint::open(&out).unwrap();
+        let stages = (0..written.model().stages.len()).map(|n| written.load_stage(n).unwrap());
+        let masks = |mut stage: Stage<Weight>| -> Vec<Mask> {
+            stage.linears_mut().into_iter().filter_map(|(_, layer)| layer.weight.as_leaf()?.mask.clone()).collect()
+        };
+        stages.flat_map(masks).collect()
+    };
+    let pruned = masks("", "pruned");
+    assert_eq!(pruned.len(), 14);
+    for (n, steps) in [
+        ", {quantize.gptq: {bits: 3, group: 16}}",
+        ", {prune.sparsegpt: {sparsity: 0.5}}",
+        ", {prune.sparsegpt: {sparsity: 0.0, quantize: {bits: 4, group: 16}}}",
+        ", {recover.retarget: {lambda: 0.1}}",
+        ", {prune.wanda: {sparsity: 0.0}}, {recover.retarget: {}}, {quantize.gptq: {group: 16}}, {recover.bias: {}}",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(masks(steps, &format!("out-{n}")) == pruned, "{steps}");
+    }
+}
+
+#[test]
+fn a_text_that_the_tokenizer_hardly_knows_is_told_in_the_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    Llama::new(1, 32, 48, true).write(&dir.path().join("m"));
+    let words = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "one": 1, "two": 2, "three": 3, "four": 4}, "unk_token": "<unk>"},
+    });
+    std::fs::write(dir.path().join("m/tokenizer.json"), words.to_string()).unwrap();
+    let checkpoint = Checkpoint::open(&dir.path().join("m")).unwrap();
+    let lints = |tokens: &[u32]| -> Vec<String> {
+        let wanted = Wanted { length: Some(10), ..Wanted::default() };
+        let samples = Samples::draw("t", tokens, &wanted, None, 0).unwrap();
+        let options = options(1, Calibration { samples, compute: Compute::F32 });
+        let lints = plan_with(&checkpoint, &recipe("steps: [{quantize.gptq: {group: 16}}]"), &options).lints;
+        lints.into_iter().map(|lint| lint.what).collect()
+    };
+    let known: Vec<u32> = (0..120).map(|n| 1 + n % 4).collect();
+    let unknown: Vec<u32> = known.iter().map(|&token| if token < 3 { 0 } else { token }).collect();
+    assert!(lints(&known).iter().all(|lint| !lint.contains("`t`")));
+    assert!(lints(&unknown).contains(&"60 of 120 tokens of `t` are `<unk>`".to_owned()), "{:?}", lints(&unknown));
 }
 
 #[test]

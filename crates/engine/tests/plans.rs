@@ -139,6 +139,22 @@ fn what_is_probably_not_meant_is_said() {
             "comes behind the step that quantizes `blocks.0.attn.q` and 13 other layers",
         ),
         (
+            "format: native\nsteps:\n  - quantize.gptq: {bits: 8, group: channel}\n  - prune.wanda: {sparsity: 0.5}\n",
+            "step 2 (prune.wanda) comes behind the step that quantizes `blocks.0.attn.q` and 13 other layers",
+        ),
+        (
+            "steps:\n  - prune.magnitude: {pattern: '3:5'}\n",
+            "the pattern 3:5 does not divide the inputs of `blocks.0.attn.q` and 13 other layers (32 inputs)",
+        ),
+        (
+            "steps:\n  - prune.wanda: {pattern: '2:64'}\n",
+            "the pattern 2:64 does not divide the inputs of `blocks.0.attn.q` and 13 other layers (32 inputs)",
+        ),
+        (
+            "steps:\n  - prune.sparsegpt: {pattern: '4:32'}\n",
+            "the pattern 4:32 does not divide the inputs of `blocks.0.mlp.down` and one other layer (48 inputs)",
+        ),
+        (
             "steps:\n  - prune.magnitude: {sparsity: 0.5, at: mlp.up}\n",
             "the zeros of `blocks.0.mlp.up` and one other layer save no space in `dense`",
         ),
@@ -168,6 +184,21 @@ fn what_is_probably_not_meant_is_said() {
     let calm =
         "format: native\nsteps:\n  - prune.magnitude: {sparsity: 0.75}\n  - quantize.rtn: {bits: 4, group: 16}\n";
     assert_eq!(lints(&tied, calm), [] as [String; 0]);
+}
+
+#[test]
+fn pruning_that_makes_up_for_it_is_refused_behind_a_grid() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(1, 32, 48, true).checkpoint(&dir.path().join("m"));
+    for first in ["quantize.rtn", "quantize.gptq"] {
+        let text =
+            format!("format: native\nsteps:\n  - {first}: {{group: 16}}\n  - prune.sparsegpt: {{sparsity: 0.5}}\n");
+        let error = refused(&checkpoint, &recipe(&text), &Default::default());
+        let said = error.to_string();
+        assert!(said.starts_with("cannot apply `prune.sparsegpt` to `blocks.0.attn.q`: it is already coded"), "{said}");
+        assert!(said.contains("step 2"), "{said}");
+        assert_eq!(error.hint().unwrap(), "put this step before the one that quantizes, or leave the layer out");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What every method must do, asked of every entry of the list.
 //!
-//! A new method is tested by being in [`METHODS`]; `variants` and `ladder` below are where it names the settings
-//! that are worth trying, and those that must leave less and less error.
+//! A new method is tested by being in [`METHODS`]. `variants` and `ladder` below go by the settings that it has; a method
+//! with others names there those that are worth trying, and those that must leave less and less error.
 
 use std::sync::OnceLock;
 
@@ -62,22 +62,27 @@ fn variants(entry: &Entry) -> Vec<Value> {
             json!({"energy": 0.8}),
             json!({"energy": 0.999}),
         ],
-        _ => Vec::new(),
+        _ => {
+            let usual = [("sparsity", json!(0.33)), ("pattern", json!("3:5")), ("bits", json!(3)), ("rank", json!(12))];
+            usual.into_iter().filter(|(name, _)| has(entry, name)).map(|(name, value)| json!({ name: value })).collect()
+        }
     };
     [vec![Value::Null], more].concat()
 }
 
+fn has(entry: &Entry, setting: &str) -> bool {
+    entry.settings.iter().any(|known| known.name == setting)
+}
+
 /// Settings that leave less error one after the other, or why there are none.
 fn ladder(entry: &Entry) -> Result<Vec<Value>, &'static str> {
-    match entry.name {
-        "quantize.rtn" | "quantize.gptq" => Ok((1..=8).map(|bits| json!({"bits": bits, "group": 32})).collect()),
-        "prune.magnitude" | "prune.wanda" | "prune.sparsegpt" => {
-            Ok([0.9, 0.6, 0.3, 0.1].iter().map(|s| json!({"sparsity": s})).collect())
-        }
-        "decompose.svd" => Ok([1, 8, 16, 40].iter().map(|r| json!({"rank": r})).collect()),
-        "recover.retarget" => Err("it moves the weight away from what it was, on purpose"),
-        "recover.bias" => Err("it changes no weight"),
-        other => panic!("say which settings of `{other}` leave less and less error"),
+    match entry.kind {
+        Kind::Retarget => Err("it moves the weight away from what it was, on purpose"),
+        Kind::Correct => Err("it changes no weight"),
+        _ if has(entry, "bits") => Ok((1..=8).map(|bits| json!({"bits": bits, "group": 32})).collect()),
+        _ if has(entry, "sparsity") => Ok([0.9, 0.6, 0.3, 0.1].iter().map(|s| json!({"sparsity": s})).collect()),
+        _ if has(entry, "rank") => Ok([1, 8, 16, 40].iter().map(|r| json!({"rank": r})).collect()),
+        _ => panic!("say which settings of `{}` leave less and less error", entry.name),
     }
 }
 

@@ -1,5 +1,8 @@
 //! What can go wrong while a model runs.
 
+use std::io;
+use std::path::PathBuf;
+
 use brevity_model::{LoadError, Place};
 
 /// Why a model could not be run.
@@ -90,8 +93,13 @@ pub enum Error {
         right: usize,
     },
     /// Activations cannot be kept in a file.
-    #[error("cannot keep activations in a file: {0}")]
-    Spill(std::io::Error),
+    #[error("cannot keep activations in a file in `{}`: {source}", dir.display())]
+    Spill {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The caller's own function failed, or asked to stop.
     #[error(transparent)]
     Caller(LoadError),
@@ -113,8 +121,9 @@ impl Error {
             }
             Error::Loose { .. } => Some("such weights can be compressed by methods that need no data".into()),
             Error::Missing { .. } => Some("a model that maps text to text has an embedding, blocks and a head".into()),
-            Error::Spill(_) => Some(
-                "free some space where the output is written, or allow more memory, so that activations stay there"
+            Error::Spill { .. } => Some(
+                "free some space there and run the same command again: what is finished is kept; or let activations \
+                 stay in memory, with more of it (`--max-memory`) or with fewer samples (`--samples`)"
                     .into(),
             ),
             Error::Empty { .. } => Some("give at least one token".into()),

@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use crate::applied::Applied;
 use crate::error::{Error, Result};
 use crate::forward::Forward;
-use crate::store::{Room, Store};
+use crate::store::{Hidden, Room, Store};
 use crate::stream::{check_finite, check_ids};
 
 /// A place in the forward pass where activations can be looked at: what some linear layers are applied to.
@@ -93,7 +93,7 @@ impl<'a> Flow<'a> {
     /// [`Error::Spill`] if a file cannot be made.
     pub fn new(windows: &'a [Vec<u32>], compute: Compute, keep: Keep, dir: &Path) -> Result<Self> {
         let lengths: Vec<usize> = windows.iter().map(Vec::len).collect();
-        let file = || tempfile::tempfile_in(dir).map(Room::File).map_err(Error::Spill);
+        let file = || Hidden::new(dir).map(Room::File);
         let room = |in_memory: bool| if in_memory { Ok(Room::Memory) } else { file() };
         let hidden = Store::new(room(keep != Keep::Files)?, Compute::F32, &lengths);
         let between = Store::new(room(keep == Keep::Memory)?, compute, &lengths);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 use brevity_kernels::cast;
 use brevity_kernels::ops::Compute;
@@ -16,8 +17,34 @@ use crate::read;
 pub(crate) enum Room {
     /// In memory.
     Memory,
-    /// In a file that nobody else sees.
-    File(File),
+    /// In a file.
+    File(Hidden),
+}
+
+/// A file that nobody else sees, and that vanishes with the process.
+#[derive(Debug)]
+pub(crate) struct Hidden {
+    file: File,
+    /// The directory on whose disk it is.
+    dir: PathBuf,
+}
+
+impl Hidden {
+    /// A file on the disk of a directory.
+    pub fn new(dir: &Path) -> Result<Self> {
+        let spill = |source| Error::Spill { dir: dir.to_owned(), source };
+        Ok(Hidden { file: tempfile::tempfile_in(dir).map_err(spill)?, dir: dir.to_owned() })
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let written = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.write_all(bytes));
+        written.map_err(|source| Error::Spill { dir: self.dir.clone(), source })
+    }
+
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        let read = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.read_exact(bytes));
+        read.map_err(|source| Error::Spill { dir: self.dir.clone(), source })
+    }
 }
 
 /// One matrix of activations `[1, tokens, width]` for each sample, all of one number type.
@@ -26,7 +53,7 @@ pub(crate) struct Store {
     /// Single precision, or rounded to bfloat16.
     precision: Compute,
     kept: Vec<Kept>,
-    file: Option<File>,
+    file: Option<Hidden>,
     /// Where each sample begins in the file, in tokens, and how many tokens it has.
     tokens: Vec<(u64, usize)>,
     bytes: Vec<u8>,
@@ -82,7 +109,7 @@ impl Store {
                     }
                 })?;
                 let at = self.tokens[sample].0 * (width * size(precision)) as u64;
-                file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(bytes)).map_err(Error::Spill)?;
+                file.write(at, bytes)?;
                 Kept::Written(width)
             }
         };
@@ -100,8 +127,7 @@ impl Store {
                 let Some(file) = &mut self.file else { return Err(Error::Missing { what: "room for activations" }) };
                 let step = width * size(self.precision);
                 self.bytes.resize(length * step, 0);
-                let start = SeekFrom::Start(self.tokens[sample].0 * step as u64);
-                file.seek(start).and_then(|_| file.read_exact(&mut self.bytes)).map_err(Error::Spill)?;
+                file.read(self.tokens[sample].0 * step as u64, &mut self.bytes)?;
                 match self.precision {
                     Compute::F32 => {
                         let values: &[f32] = bytemuck::cast_slice(&self.bytes);
@@ -150,9 +176,10 @@ mod tests {
     #[test]
     fn a_file_gives_back_what_memory_gives_back() {
         let lengths = [3, 1, 5];
+        let dir = std::env::temp_dir();
         for precision in [Compute::F32, Compute::Bf16] {
             let mut memory = Store::new(Room::Memory, precision, &lengths);
-            let mut file = Store::new(Room::File(tempfile::tempfile().unwrap()), precision, &lengths);
+            let mut file = Store::new(Room::File(Hidden::new(&dir).unwrap()), precision, &lengths);
             // Widths change from one use to the next, as they do between attention and MLP.
             for width in [4, 7, 2] {
                 for (n, &length) in lengths.iter().enumerate().rev() {

@@ -1,5 +1,8 @@
 //! What a plan says about itself: things that are allowed and probably not meant.
 
+use std::collections::BTreeMap;
+
+use brevity_formats::Checkpoint;
 use brevity_methods::Kind;
 use brevity_model::{CodeForm, Form, Group, MaskForm, Model, Role, Source};
 use serde::Serialize;
@@ -23,18 +26,20 @@ impl Lint {
 }
 
 /// Everything that looks unintended.
-pub(super) fn all(plan: &Plan, model: &Model<Source>, steps: &[StepForms]) -> Vec<Lint> {
+pub(super) fn all(plan: &Plan, checkpoint: &Checkpoint, steps: &[StepForms]) -> Vec<Lint> {
     let mut lints = Vec::new();
     lints.extend(idle_excepts(plan));
     lints.extend(wrong_order(plan, steps));
     lints.extend(lost_masks(plan, steps));
     lints.extend(coded_twice(plan));
     lints.extend(other_groups(plan, steps));
+    lints.extend(dense_tails(plan, steps));
     lints.extend(useless_factors(plan, steps));
     lints.extend(nothing(plan, steps));
     lints.extend(idle_zeros(plan));
-    lints.extend(tied(plan, model));
+    lints.extend(tied(plan, checkpoint.model()));
     lints.extend(larger(plan));
+    lints.extend(hardly_known(plan, checkpoint));
     lints
 }
 
@@ -150,6 +155,32 @@ fn other_groups(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
     lints
 }
 
+/// Inputs that are left over where a pattern does not divide a row.
+fn dense_tails(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
+    let mut lints = Vec::new();
+    for n in 0..plan.recipe.steps.len() {
+        let settings = plan.methods[n].settings();
+        let Some(pattern) = settings.get("pattern").and_then(|pattern| pattern.as_str()) else { continue };
+        let of: Option<usize> = pattern.split_once(':').and_then(|(_, of)| of.parse().ok());
+        let inputs = |step: &StepForms| {
+            let inputs = step.before.leaves().into_iter().map(|(_, leaf)| leaf.shape[1]);
+            of.and_then(|of| inputs.into_iter().find(|inputs| !inputs.is_multiple_of(of)))
+        };
+        let ragged: Vec<_> = steps.iter().filter(|step| step.step == n && inputs(step).is_some()).collect();
+        if let Some(inputs) = ragged.first().and_then(|first| inputs(first)) {
+            lints.push(Lint::new(
+                format!(
+                    "the pattern {pattern} does not divide the inputs of {} ({inputs} inputs)",
+                    some(ragged.iter().map(|step| &step.site))
+                ),
+                "what is left over at the end of each row stays dense; leave these layers out with `except`, or remove \
+                 a share of them (`sparsity`)",
+            ));
+        }
+    }
+    lints
+}
+
 /// Factors that take no less than the matrix did.
 fn useless_factors(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
     let mut lints = Vec::new();
@@ -237,5 +268,33 @@ fn larger(plan: &Plan) -> Vec<Lint> {
     vec![Lint::new(
         format!("the output is larger than the source: {after} bytes after {before}"),
         "a format that holds codes as codes (`compressed-tensors`, `native`) takes less",
+    )]
+}
+
+/// Samples that the tokenizer hardly knows how to say: it cuts characters into pieces, or gives one token for all that it
+/// does not know.
+fn hardly_known(plan: &Plan, checkpoint: &Checkpoint) -> Vec<Lint> {
+    let Some(calibration) = plan.calibration.as_ref().filter(|_| plan.is_calibrated()) else { return Vec::new() };
+    let samples = &calibration.samples;
+    let Ok(tokenizer) = checkpoint.tokenizer() else { return Vec::new() };
+    let text = |window: &Vec<u32>| tokenizer.decode(window, false).ok();
+    let characters: Option<usize> = samples.windows.iter().map(|window| Some(text(window)?.chars().count())).sum();
+    let Some(characters) = characters else { return Vec::new() };
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    samples.windows.iter().flatten().for_each(|token| *counts.entry(*token).or_default() += 1);
+    let tokens = samples.tokens();
+    let (token, count) = counts.into_iter().max_by_key(|(_, count)| *count).unwrap_or_default();
+    let what = if tokens > characters {
+        format!("the tokenizer makes {tokens} tokens of {characters} characters of `{}`", samples.text)
+    } else if count > 32.max(tokens / 3) {
+        let name = tokenizer.id_to_token(token).unwrap_or_else(|| token.to_string());
+        format!("{count} of {tokens} tokens of `{}` are `{name}`", samples.text)
+    } else {
+        return Vec::new();
+    };
+    vec![Lint::new(
+        what,
+        "it hardly knows this kind of text, so the samples show little of how the model is used; calibrate on text of \
+         the kind that the model was trained on",
     )]
 }

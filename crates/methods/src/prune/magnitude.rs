@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::allocate::{ALLOCATION, Allocation, BAND, Spread};
-use super::pattern;
+use super::pattern::{Amount, PATTERN, SPARSITY};
 use super::remove::remove;
 use super::select::{self, bits, share};
 use crate::error::{Error, Result};
 use crate::leaves::{check_finite, each_mut, is_rule, is_rule_leaf};
 use crate::method::{Cx, LinearMethod, Survey};
 use crate::seen::Needs;
-use crate::settings::{Setting, read, value_error};
+use crate::settings::{Setting, read};
 use crate::{Entry, Kind};
 
 pub(crate) const NAME: &str = "prune.magnitude";
@@ -31,21 +31,13 @@ pub(crate) const ENTRY: Entry = Entry {
 };
 
 const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "sparsity",
-        about: "the share of weights to remove, from 0 up to but not including 1",
-        default: "0.5",
-    },
+    SPARSITY,
     Setting {
         name: "scope",
         about: "which weights compete with each other: `layer`, `row` (one output) or `global` (all selected layers)",
         default: "layer",
     },
-    Setting {
-        name: "pattern",
-        about: "`none`, or `n:m` to remove n of every m consecutive inputs instead of a share, such as \"2:4\"",
-        default: "none",
-    },
+    PATTERN,
     ALLOCATION,
     BAND,
 ];
@@ -157,28 +149,20 @@ impl Magnitude {
 
     fn parse(settings: Value) -> Result<Self> {
         let s: Settings = read(NAME, SETTINGS, settings)?;
-        let Some(text) = s.pattern.filter(|pattern| pattern != "none") else {
-            let sparsity = s.sparsity.unwrap_or(0.5);
-            if !(0.0..1.0).contains(&sparsity) {
-                return Err(value_error(NAME, SETTINGS, "sparsity", &sparsity.into()));
+        let sparsity = match Amount::parse(NAME, SETTINGS, s.sparsity, s.pattern)? {
+            Amount::Share(sparsity) => sparsity,
+            Amount::Pattern { .. } if s.scope.is_some() || s.allocation.is_some() || s.band.is_some() => {
+                return Err(Error::Settings { method: NAME, wants: "either `pattern`, or `sparsity` and `scope`" });
             }
-            let allocation = Allocation::parse(NAME, SETTINGS, s.allocation, s.band)?;
-            let scope = s.scope.unwrap_or_default();
-            if scope == Scope::Global && s.allocation.is_some_and(|spread| spread != Spread::Uniform) {
-                return Err(Error::Settings {
-                    method: NAME,
-                    wants: "`scope: layer` or `scope: row` with `allocation`",
-                });
-            }
-            return Ok(Magnitude { allocation, ..Self::new(Rule::Share { sparsity, scope }) });
+            Amount::Pattern { removed, of } => return Ok(Self::new(Rule::Pattern { removed, of })),
         };
-        if s.sparsity.is_some() || s.scope.is_some() || s.allocation.is_some() || s.band.is_some() {
-            return Err(Error::Settings { method: NAME, wants: "either `pattern`, or `sparsity` and `scope`" });
+        let allocation = Allocation::parse(NAME, SETTINGS, s.allocation, s.band)?;
+        let scope = s.scope.unwrap_or_default();
+        if scope == Scope::Global && s.allocation.is_some_and(|spread| spread != Spread::Uniform) {
+            let wants = "`scope: layer` or `scope: row` with `allocation`";
+            return Err(Error::Settings { method: NAME, wants });
         }
-        match pattern::parse(&text) {
-            Some((removed, of)) => Ok(Self::new(Rule::Pattern { removed, of })),
-            None => Err(value_error(NAME, SETTINGS, "pattern", &text.into())),
-        }
+        Ok(Magnitude { allocation, ..Self::new(Rule::Share { sparsity, scope }) })
     }
 
     /// Which entries of one matrix go, or `None` if nothing changes.
@@ -232,9 +216,7 @@ impl LinearMethod for Magnitude {
             }
             let w = leaf.to_f32();
             check_finite(site, path, &w)?;
-            if let Rule::Pattern { of, .. } = self.rule {
-                notes.extend(pattern::tail(leaf.shape[1], of));
-            }
+            notes.extend(self.amount().tail(leaf.shape[1]));
             if let Some(keep) = self.keep(site, path, leaf, &w)? {
                 remove(leaf, &keep);
             }
@@ -272,14 +254,12 @@ impl LinearMethod for Magnitude {
     }
 
     fn settings(&self) -> Value {
-        match self.rule {
-            Rule::Share { sparsity, scope } => {
-                let mut settings = serde_json::json!({ "sparsity": sparsity, "scope": scope });
-                self.allocation.write(&mut settings);
-                settings
-            }
-            Rule::Pattern { removed, of } => serde_json::json!({ "pattern": format!("{removed}:{of}") }),
+        let mut settings = self.amount().settings();
+        if let Rule::Share { scope, .. } = self.rule {
+            settings["scope"] = serde_json::json!(scope);
+            self.allocation.write(&mut settings);
         }
+        settings
     }
 
     fn peak_bytes(&self, layer: &Linear<Form>) -> u64 {
@@ -289,29 +269,25 @@ impl LinearMethod for Magnitude {
 }
 
 impl Magnitude {
+    fn amount(&self) -> Amount {
+        match self.rule {
+            Rule::Share { sparsity, .. } => Amount::Share(sparsity),
+            Rule::Pattern { removed, of } => Amount::Pattern { removed, of },
+        }
+    }
+
     /// What is known of the mask afterwards.
     fn predicted(&self, site: &Site, form: &LeafForm) -> Option<MaskForm> {
         let [rows, columns] = form.shape;
-        let here = |sparsity: f64| self.allocation.predicted(site, sparsity);
-        let before = form.sparsity();
-        let free = |share: f64| Some(MaskForm::Free(share.max(before)));
+        let here = |sparsity: f64| Amount::Share(self.allocation.predicted(site, sparsity));
         match self.rule {
-            _ if rows * columns == 0 => form.mask,
-            Rule::Share { sparsity, scope: Scope::Layer } => match share(here(sparsity), rows * columns) {
-                0 => form.mask,
-                count => free(count as f64 / (rows * columns) as f64),
-            },
-            Rule::Share { sparsity, scope: Scope::Row } => match share(here(sparsity), columns) {
-                0 => form.mask,
-                count => free(count as f64 / columns as f64),
-            },
-            Rule::Share { sparsity: 0.0, scope: Scope::Global } => form.mask,
-            Rule::Share { sparsity, scope: Scope::Global } => free(sparsity),
-            Rule::Pattern { of, .. } if columns < of => form.mask,
-            Rule::Pattern { removed, of } => match form.mask {
-                None => Some(MaskForm::Pattern { removed, of }),
-                Some(_) => free(removed as f64 / of as f64),
-            },
+            Rule::Share { sparsity, scope: Scope::Layer } => here(sparsity).mask(form, rows * columns),
+            Rule::Share { sparsity, scope: Scope::Row } => here(sparsity).mask(form, columns),
+            Rule::Share { sparsity, scope: Scope::Global } if sparsity > 0.0 && rows * columns > 0 => {
+                Some(MaskForm::Free(sparsity.max(form.sparsity())))
+            }
+            Rule::Share { scope: Scope::Global, .. } => form.mask,
+            Rule::Pattern { .. } => self.amount().mask(form, columns),
         }
     }
 }

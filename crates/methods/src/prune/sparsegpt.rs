@@ -3,11 +3,11 @@
 use brevity_kernels::columns::{Columns, Fit, Grid as Target, Prune, Solved};
 use brevity_kernels::grid::Scales;
 use brevity_kernels::linalg::InverseFactor;
-use brevity_model::{Code, Dtype, Floats, Form, Group, Leaf, LeafForm, Linear, Mask, MaskForm, Site, Weight};
+use brevity_model::{Code, Dtype, Floats, Form, Group, Leaf, LeafForm, Linear, Mask, Site, Weight};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::pattern;
+use super::pattern::{Amount, PATTERN, SPARSITY};
 use super::select::share;
 use crate::error::{Error, Result};
 use crate::inputs::{DAMP, Damp, Inputs, error_on, figures, rows_of, sample};
@@ -30,16 +30,8 @@ pub(crate) const ENTRY: Entry = Entry {
 };
 
 const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "sparsity",
-        about: "the share of weights to remove, from 0 up to but not including 1",
-        default: "0.5",
-    },
-    Setting {
-        name: "pattern",
-        about: "`none`, or `n:m` to remove n of every m consecutive inputs instead of a share, such as \"2:4\"",
-        default: "none",
-    },
+    SPARSITY,
+    PATTERN,
     DAMP,
     Setting { name: "block", about: "inputs whose weights compete with each other, 1 or more", default: "128" },
     Setting {
@@ -73,28 +65,14 @@ const SETTINGS: &[Setting] = &[
 /// Frantar and Alistarh 2023, arXiv:2301.00774.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SparseGpt {
-    /// Which entries go.
-    pub rule: Rule,
+    /// How many entries go.
+    pub amount: Amount,
     /// How much inputs are damped.
     pub damp: Damp,
     /// Inputs whose weights compete.
     pub block: usize,
     /// The grid that kept weights are rounded to.
     pub quantize: Option<Rtn>,
-}
-
-/// Which entries of a matrix go.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rule {
-    /// A share of them, in `[0, 1)`.
-    Share(f64),
-    /// Some of every run of consecutive inputs.
-    Pattern {
-        /// Removed entries in a run.
-        removed: usize,
-        /// Inputs in a run.
-        of: usize,
-    },
 }
 
 #[derive(Deserialize)]
@@ -117,21 +95,7 @@ impl SparseGpt {
     fn parse(settings: Value) -> Result<Self> {
         let s: Settings = read(NAME, SETTINGS, settings)?;
         let wrong = |name: &'static str, value: Value| Err(value_error(NAME, SETTINGS, name, &value));
-        let rule = match (s.pattern.filter(|pattern| pattern != "none"), s.sparsity) {
-            (Some(_), Some(_)) => {
-                return Err(Error::Settings { method: NAME, wants: "either `pattern` or `sparsity`" });
-            }
-            (Some(text), None) => match pattern::parse(&text) {
-                Some((removed, of)) => Rule::Pattern { removed, of },
-                None => return wrong("pattern", text.into()),
-            },
-            (None, share) => Rule::Share(share.unwrap_or(0.5)),
-        };
-        if let Rule::Share(share) = rule
-            && !(0.0..1.0).contains(&share)
-        {
-            return wrong("sparsity", share.into());
-        }
+        let amount = Amount::parse(NAME, SETTINGS, s.sparsity, s.pattern)?;
         if let Damp::Times(damp) = s.damp
             && !s.damp.is_sound()
         {
@@ -145,15 +109,15 @@ impl SparseGpt {
             Some(value) => return wrong("quantize", value),
             None => None,
         };
-        Ok(SparseGpt { rule, damp: s.damp, block: s.block, quantize })
+        Ok(SparseGpt { amount, damp: s.damp, block: s.block, quantize })
     }
 
     /// What goes from a matrix of this shape; `None` if nothing does.
     fn prune(&self, [rows, columns]: [usize; 2]) -> Option<Prune> {
-        match self.rule {
-            Rule::Share(s) => Some(share(s, rows * columns)).filter(|&n| n > 0).map(Prune::Count),
-            Rule::Pattern { removed, of } if of <= columns => Some(Prune::Pattern { removed, of }),
-            Rule::Pattern { .. } => None,
+        match self.amount {
+            Amount::Share(s) => Some(share(s, rows * columns)).filter(|&n| n > 0).map(Prune::Count),
+            Amount::Pattern { removed, of } if of <= columns => Some(Prune::Pattern { removed, of }),
+            Amount::Pattern { .. } => None,
         }
     }
 
@@ -277,9 +241,7 @@ impl LinearMethod for SparseGpt {
                 }
                 _ => None,
             };
-            if let Rule::Pattern { of, .. } = self.rule {
-                out.notes.extend(pattern::tail(leaf.shape[1], of));
-            }
+            out.notes.extend(self.amount.tail(leaf.shape[1]));
             self.rewrite_leaf(&Place { site, path, grid }, leaf, seen, &mut out)
         })
     }
@@ -289,32 +251,19 @@ impl LinearMethod for SparseGpt {
             if is_rule(form) {
                 return Ok(());
             }
-            let before = form.sparsity();
-            let count = form.shape[0] * form.shape[1];
             if form.is_coded() && !matches!(form.code, brevity_model::CodeForm::Blocks(_)) {
                 return Err(coded(NAME, site, path, form));
             }
             if let Some(rtn) = &self.quantize {
-                form.code = rtn.grid.predict(NAME, site, path, form)?;
+                form.code = rtn.grid.code(NAME, site, path, form)?;
             }
-            form.mask = match self.prune(form.shape) {
-                _ if count == 0 => form.mask,
-                None => form.mask,
-                Some(Prune::Count(removed)) => Some(MaskForm::Free(before.max(removed as f64 / count as f64))),
-                Some(Prune::Pattern { removed, of }) => match form.mask {
-                    None => Some(MaskForm::Pattern { removed, of }),
-                    Some(_) => Some(MaskForm::Free(before.max(removed as f64 / of as f64))),
-                },
-            };
+            form.mask = self.amount.mask(form, form.shape[0] * form.shape[1]);
             Ok(())
         })
     }
 
     fn settings(&self) -> Value {
-        let mut settings = match self.rule {
-            Rule::Share(share) => json!({ "sparsity": share }),
-            Rule::Pattern { removed, of } => json!({ "pattern": format!("{removed}:{of}") }),
-        };
+        let mut settings = self.amount.settings();
         settings["damp"] = serde_json::to_value(self.damp).expect("a number or a word is JSON");
         settings["block"] = self.block.into();
         if let Some(rtn) = &self.quantize {

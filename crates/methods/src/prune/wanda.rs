@@ -2,17 +2,17 @@
 
 use brevity_model::{Form, Leaf, LeafForm, Linear, Mask, MaskForm, Site, Weight};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::allocate::{ALLOCATION, Allocation, BAND, Spread};
-use super::pattern;
+use super::pattern::{Amount, PATTERN, SPARSITY};
 use super::remove::remove;
 use super::select::{share, smallest_of_rows, smallest_of_runs};
 use crate::error::{Error, Result};
 use crate::leaves::{check_finite, each_mut, each_seen, is_rule};
 use crate::method::{Cx, LinearMethod, Survey};
 use crate::seen::{Fold, Needs, Seen};
-use crate::settings::{Setting, read, value_error};
+use crate::settings::{Setting, read};
 use crate::{Entry, Kind};
 
 const NAME: &str = "prune.wanda";
@@ -26,16 +26,8 @@ pub(crate) const ENTRY: Entry = Entry {
 };
 
 const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "sparsity",
-        about: "the share of weights to remove from each row, from 0 up to but not including 1",
-        default: "0.5",
-    },
-    Setting {
-        name: "pattern",
-        about: "`none`, or `n:m` to remove n of every m consecutive inputs instead of a share, such as \"2:4\"",
-        default: "none",
-    },
+    Setting { about: "the share of weights to remove from each row, from 0 up to but not including 1", ..SPARSITY },
+    PATTERN,
     ALLOCATION,
     BAND,
 ];
@@ -46,8 +38,8 @@ const SETTINGS: &[Setting] = &[
 /// `floor(sparsity * n)` are removed in the end; of equal scores the first in order go first. Weights that a mask has
 /// removed already stay removed and count. With a pattern `n:m`, `n` of every `m` consecutive inputs of a row are
 /// removed; inputs left over at the end of a row stay dense, and the notes say so. Where nothing was seen of the inputs
-/// (an expert that no token reached, a left factor without its Gram matrix) the magnitude alone decides, and the notes
-/// say so too. No weight is changed otherwise.
+/// (an expert that no token reached, a left factor without its Gram matrix), or nothing but zeros, the magnitude alone
+/// decides, and the notes say so too. No weight is changed otherwise.
 ///
 /// # Cost
 /// `O(out * in)`, and one copy of the weight in single precision; with an allocation other than `uniform`, a survey of
@@ -63,20 +55,6 @@ pub struct Wanda {
     /// How many entries of a row go.
     pub amount: Amount,
     allocation: Allocation,
-}
-
-/// How many entries of a row go.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Amount {
-    /// This share of them, in `[0, 1)`.
-    Share(f64),
-    /// Some of every run of consecutive inputs.
-    Pattern {
-        /// Removed entries in a run.
-        removed: usize,
-        /// Inputs in a run.
-        of: usize,
-    },
 }
 
 #[derive(Default, Deserialize)]
@@ -96,22 +74,14 @@ impl Wanda {
 
     fn parse(settings: Value) -> Result<Self> {
         let s: Settings = read(NAME, SETTINGS, settings)?;
-        let Some(text) = s.pattern.filter(|pattern| pattern != "none") else {
-            let sparsity = s.sparsity.unwrap_or(0.5);
-            if !(0.0..1.0).contains(&sparsity) {
-                return Err(value_error(NAME, SETTINGS, "sparsity", &sparsity.into()));
-            }
-            let allocation = Allocation::parse(NAME, SETTINGS, s.allocation, s.band)?;
-            return Ok(Wanda { amount: Amount::Share(sparsity), allocation });
-        };
-        if s.sparsity.is_some() || s.allocation.is_some() || s.band.is_some() {
+        let amount = Amount::parse(NAME, SETTINGS, s.sparsity, s.pattern)?;
+        if let Amount::Pattern { .. } = amount
+            && (s.allocation.is_some() || s.band.is_some())
+        {
             let wants = "either `pattern`, or `sparsity` and `allocation`";
             return Err(Error::Settings { method: NAME, wants });
         }
-        match pattern::parse(&text) {
-            Some((removed, of)) => Ok(Self::new(Amount::Pattern { removed, of })),
-            None => Err(value_error(NAME, SETTINGS, "pattern", &text.into())),
-        }
+        Ok(Wanda { amount, allocation: Allocation::parse(NAME, SETTINGS, s.allocation, s.band)? })
     }
 
     /// Which entries of one matrix go, or `None` if nothing changes.
@@ -146,20 +116,11 @@ impl Wanda {
 
     /// What is known of the mask afterwards.
     fn predicted(&self, site: &Site, form: &LeafForm) -> Option<MaskForm> {
-        let [rows, columns] = form.shape;
-        let free = |share: f64| Some(MaskForm::Free(share.max(form.sparsity())));
-        match self.amount {
-            _ if rows * columns == 0 => form.mask,
-            Amount::Share(sparsity) => match share(self.allocation.predicted(site, sparsity), columns) {
-                0 => form.mask,
-                count => free(count as f64 / columns as f64),
-            },
-            Amount::Pattern { of, .. } if columns < of => form.mask,
-            Amount::Pattern { removed, of } => match form.mask {
-                None => Some(MaskForm::Pattern { removed, of }),
-                Some(_) => free(removed as f64 / of as f64),
-            },
-        }
+        let amount = match self.amount {
+            Amount::Share(sparsity) => Amount::Share(self.allocation.predicted(site, sparsity)),
+            pattern => pattern,
+        };
+        amount.mask(form, form.shape[1])
     }
 }
 
@@ -177,14 +138,19 @@ impl LinearMethod for Wanda {
         each_seen(&mut layer.weight, cx.seen, &mut |path, leaf, seen| {
             let w = leaf.to_f32();
             check_finite(site, path, &w)?;
-            if let Amount::Pattern { of, .. } = self.amount {
-                notes.extend(pattern::tail(leaf.shape[1], of));
-            }
+            notes.extend(self.amount.tail(leaf.shape[1]));
             let squares = mean_squares(seen, leaf.shape[1]);
-            if let Some(keep) = self.keep(site, leaf, &w, squares.as_deref())? {
+            // Where all scores are zero they decide nothing.
+            let telling = squares.as_deref().filter(|squares| squares.iter().any(|&x| x != 0.0));
+            if let Some(keep) = self.keep(site, leaf, &w, telling)? {
                 remove(leaf, &keep);
-                if squares.is_none() {
-                    notes.push("pruned by magnitude: nothing was seen of its inputs".into());
+                if telling.is_none() {
+                    let why = if squares.is_none() {
+                        "nothing was seen of its inputs"
+                    } else {
+                        "its inputs were always zero"
+                    };
+                    notes.push(format!("pruned by magnitude: {why}"));
                 }
             }
             Ok(())
@@ -211,14 +177,11 @@ impl LinearMethod for Wanda {
     }
 
     fn settings(&self) -> Value {
-        match self.amount {
-            Amount::Share(sparsity) => {
-                let mut settings = json!({ "sparsity": sparsity });
-                self.allocation.write(&mut settings);
-                settings
-            }
-            Amount::Pattern { removed, of } => json!({ "pattern": format!("{removed}:{of}") }),
+        let mut settings = self.amount.settings();
+        if let Amount::Share(_) = self.amount {
+            self.allocation.write(&mut settings);
         }
+        settings
     }
 
     fn peak_bytes(&self, layer: &Linear<Form>) -> u64 {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::grid::{BITS, Clip, GROUP, GridSettings, RAGGED, SCALE_DTYPE, SYMMETRIC, coded};
 use crate::error::{Error, Result};
 use crate::inputs::{DAMP, Damp, Inputs, error_on, figures, rows_of, sample};
-use crate::leaves::{check_finite, each_mut, each_seen, is_rule};
+use crate::leaves::{check_finite, each_seen};
 use crate::method::{Cx, LinearMethod};
 use crate::seen::{Needs, Seen};
 use crate::settings::{Setting, read, value_error};
@@ -331,12 +331,7 @@ impl LinearMethod for Gptq {
     }
 
     fn predict(&self, site: &Site, layer: &mut Linear<Form>) -> Result<()> {
-        each_mut(&mut layer.weight, &mut |path, form| {
-            if !is_rule(form) {
-                form.code = self.grid.predict(NAME, site, path, form)?;
-            }
-            Ok(())
-        })
+        self.grid.predict(NAME, site, layer)
     }
 
     fn settings(&self) -> Value {

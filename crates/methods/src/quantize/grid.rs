@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use brevity_kernels::grid::{self, Range, ScaleType, Scales, Spec};
-use brevity_model::{CodeForm, Dtype, Form, Grid, Group, LeafForm, Site, Weight};
+use brevity_model::{CodeForm, Dtype, Form, Grid, Group, LeafForm, Linear, Site, Weight};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::leaves::{describe, is_rule_leaf};
+use crate::leaves::{describe, each_mut, is_rule, is_rule_leaf};
 use crate::settings::{Setting, value_error};
 
 pub(crate) const BITS: Setting = Setting { name: "bits", about: "bits of a code, 1 to 8", default: "4" };
@@ -221,8 +221,18 @@ impl GridSettings {
         self.grid(group, scale_dtype, Vec::new(), Scales { scales: vec![1.0; r * c], zeros })
     }
 
+    /// The forms that the matrices of a layer will have.
+    pub(crate) fn predict(&self, method: &'static str, site: &Site, layer: &mut Linear<Form>) -> Result<()> {
+        each_mut(&mut layer.weight, &mut |path, form| {
+            if !is_rule(form) {
+                form.code = self.code(method, site, path, form)?;
+            }
+            Ok(())
+        })
+    }
+
     /// The code that a leaf of this form will have.
-    pub(crate) fn predict(&self, method: &'static str, site: &Site, path: &str, form: &LeafForm) -> Result<CodeForm> {
+    pub(crate) fn code(&self, method: &'static str, site: &Site, path: &str, form: &LeafForm) -> Result<CodeForm> {
         let dtype = match &form.code {
             CodeForm::Float(dtype) => *dtype,
             CodeForm::Blocks(_) => Dtype::F32,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::grid::{BITS, Clip, GROUP, GridSettings, RAGGED, SCALE_DTYPE, SYMMETRIC, Share, Whole, coded};
 use crate::error::{Error, Result};
-use crate::leaves::{check_finite, each_mut, floats, is_rule};
+use crate::leaves::{check_finite, each_mut, floats};
 use crate::method::{Cx, LinearMethod};
 use crate::settings::{Setting, read};
 use crate::{Entry, Kind};
@@ -142,12 +142,7 @@ impl LinearMethod for Rtn {
     }
 
     fn predict(&self, site: &Site, layer: &mut Linear<Form>) -> Result<()> {
-        each_mut(&mut layer.weight, &mut |path, form| {
-            if !is_rule(form) {
-                form.code = self.grid.predict(NAME, site, path, form)?;
-            }
-            Ok(())
-        })
+        self.grid.predict(NAME, site, layer)
     }
 
     fn settings(&self) -> Value {

@@ -74,7 +74,7 @@ fn allocation(spread: Spread, band: f64) -> Allocation {
 #[test]
 fn uniform_is_what_there_is_without_an_allocation() {
     let layers = layers();
-    let plain = crate::prune::wanda::Wanda::new(crate::prune::wanda::Amount::Share(0.5));
+    let plain = crate::prune::wanda::Wanda::new(crate::prune::pattern::Amount::Share(0.5));
     let uniform = surveyed(json!({"sparsity": 0.5, "allocation": "uniform"}), &layers);
     assert_eq!(removed(&*uniform, &layers), removed(&plain, &layers));
     assert!(plain.survey().is_none() && plain.survey_needs().is_nothing());

@@ -182,6 +182,10 @@ fn settings_that_make_no_sense_say_so() {
     assert_eq!(parse(json!({"pattern": "4:2"})), "`prune.magnitude` cannot take `pattern: \"4:2\"`");
     assert_eq!(
         parse(json!({"pattern": "2:4", "sparsity": 0.5})),
+        "`prune.magnitude` needs either `pattern` or `sparsity`"
+    );
+    assert_eq!(
+        parse(json!({"pattern": "2:4", "scope": "row"})),
         "`prune.magnitude` needs either `pattern`, or `sparsity` and `scope`"
     );
 }

@@ -1,9 +1,10 @@
 use brevity_kernels::gram::Gram;
 use brevity_model::Expr;
+use serde_json::json;
 
 use super::*;
 use crate::seen::Fold;
-use crate::testing::{error, layer, seen, unrelated};
+use crate::testing::{error, fold, layer, seen, unrelated};
 
 fn rewritten(name: &str, settings: Value, layer: &Linear<Weight>, seen: &Seen) -> (Linear<Weight>, Vec<String>) {
     let (site, mut layer) = ("blocks.2.mlp.up".parse().unwrap(), layer.clone());
@@ -106,6 +107,22 @@ fn without_a_positive_definite_factor_the_smallest_go_and_the_notes_say_so() {
     let (after, notes) = rewritten(NAME, json!({"sparsity": 0.5}), &before, &seen);
     assert_eq!(notes, ["magnitude only: what was seen of its inputs is not positive definite"]);
     assert_eq!(after, rewritten("prune.magnitude", json!({"sparsity": 0.5}), &before, &seen).0);
+}
+
+#[test]
+fn a_layer_that_only_ever_saw_zeros_loses_its_smallest_weights_and_says_so() {
+    let zeros = || fold(16, &[0.0; 160]);
+    let seen = Seen { fit: zeros(), held_out: zeros(), ..Seen::default() };
+    let before = layer([8, 16], 4);
+    let (after, notes) = rewritten(NAME, json!({"sparsity": 0.5}), &before, &seen);
+    assert_eq!(notes, ["its inputs were always zero, so nothing is made up for"]);
+    assert_eq!(after, rewritten("prune.magnitude", json!({"sparsity": 0.5}), &before, &seen).0);
+}
+
+#[test]
+fn fewer_samples_than_inputs_are_told() {
+    let (_, notes) = rewritten(NAME, json!({}), &layer([8, 64], 4), &seen(20, 64));
+    assert_eq!(notes[0], "only 25 samples were seen of 64 inputs; more would serve it better");
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use brevity_model::{Expr, Floats};
+use serde_json::json;
 
 use super::*;
 use crate::samples::{noise, sizes};
@@ -118,10 +119,19 @@ fn a_layer_that_saw_nothing_is_pruned_by_magnitude_and_says_so() {
 }
 
 #[test]
+fn a_layer_that_only_ever_saw_zeros_is_pruned_by_magnitude_and_says_so() {
+    let mut layer = layer([1, 4], &[4.0, 1.0, 2.0, 3.0]);
+    let notes = prune(json!({}), &mut layer, &sizes(&[0.0; 4]));
+    assert_eq!(layer.weight.to_f32(), [4.0, 0.0, 0.0, 3.0]);
+    assert_eq!(notes, ["pruned by magnitude: its inputs were always zero"]);
+}
+
+#[test]
 fn settings_that_make_no_sense_say_so() {
     let parse = |settings| Wanda::parse(settings).unwrap_err().to_string();
     assert_eq!(parse(json!({"sparsity": 1})), "`prune.wanda` cannot take `sparsity: 1.0`");
     assert_eq!(parse(json!({"pattern": "4:4"})), "`prune.wanda` cannot take `pattern: \"4:4\"`");
+    assert_eq!(parse(json!({"pattern": "2:4", "sparsity": 0.5})), "`prune.wanda` needs either `pattern` or `sparsity`");
     assert_eq!(
         parse(json!({"pattern": "2:4", "allocation": "owl"})),
         "`prune.wanda` needs either `pattern`, or `sparsity` and `allocation`"
