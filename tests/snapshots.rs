@@ -61,7 +61,7 @@ fn the_help_of_the_command_and_of_each_of_its_parts() {
 fn what_there_is_to_choose_from() {
     let folder = tempfile::tempdir().unwrap();
     shows("recipes", folder.path(), &[&["recipes"], &["recipes", "show", "sparse-2-4-int4"]]);
-    shows("methods", folder.path(), &[&["recipes", "methods"]]);
+    shows("methods", folder.path(), &[&["recipes", "methods", "prune.magnitude"]]);
     shows("doctor", folder.path(), &[&["doctor"]]);
 }
 

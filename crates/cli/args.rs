@@ -228,7 +228,11 @@ pub enum RecipesCommand {
         name: String,
     },
     /// The methods, and their settings.
-    Methods,
+    Methods {
+        /// A method, or the first words of its name; all, without one.
+        #[arg(default_value = "", hide_default_value = true)]
+        name: String,
+    },
 }
 
 #[derive(Args, Debug)]

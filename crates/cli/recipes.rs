@@ -14,7 +14,7 @@ pub fn run(args: &Recipes) -> anyhow::Result<()> {
     match args.command.as_ref().unwrap_or(&RecipesCommand::List) {
         RecipesCommand::List => list(args.json),
         RecipesCommand::Show { name } => show(name, args.json),
-        RecipesCommand::Methods => methods(args.json),
+        RecipesCommand::Methods { name } => methods(name, args.json),
     }
 }
 
@@ -69,19 +69,23 @@ fn show(name: &str, as_json: bool) -> anyhow::Result<()> {
     print::line(yaml.trim_end())
 }
 
-fn methods(as_json: bool) -> anyhow::Result<()> {
+fn methods(name: &str, as_json: bool) -> anyhow::Result<()> {
+    let chosen = || METHODS.iter().filter(|entry| entry.name.starts_with(name));
+    if chosen().next().is_none() {
+        let hint = Some("`brevity recipes methods` lists them".into());
+        return Err(Usage { what: format!("no method's name begins with `{name}`"), hint }.into());
+    }
     if as_json {
         let settings = |entry: &brevity::methods::Entry| -> Vec<Value> {
             let one = |s: &brevity::methods::Setting| json!({ "name": s.name, "about": s.about, "default": s.default });
             entry.settings.iter().map(one).collect()
         };
-        let rows: Vec<Value> = METHODS
-            .iter()
+        let rows: Vec<Value> = chosen()
             .map(|entry| json!({ "name": entry.name, "about": entry.about, "settings": settings(entry) }))
             .collect();
         return print::line(&serde_json::to_string_pretty(&rows)?);
     }
-    for (n, entry) in METHODS.iter().enumerate() {
+    for (n, entry) in chosen().enumerate() {
         let blank = if n > 0 { "\n" } else { "" };
         print::line(&format!("{blank}{}\n  {}\n", entry.name, entry.about))?;
         let rows =

@@ -25,7 +25,6 @@ mod inputs;
 mod ladder;
 mod leaves;
 mod method;
-mod recover;
 #[cfg(test)]
 mod samples;
 mod seen;
@@ -54,6 +53,12 @@ mod quantize {
     pub(crate) mod gptq;
     pub(crate) mod grid;
     pub(crate) mod rtn;
+}
+
+/// Making up for what other steps took.
+mod recover {
+    pub(crate) mod bias;
+    pub(crate) mod retarget;
 }
 
 use serde_json::Value;

@@ -69,15 +69,20 @@ impl Costs<'_> {
                 let before = forms_of(&self.model.stages[n]);
                 let loaded = stage_bytes(&before);
                 let rewritten = stage_bytes(&self.forms.stages[n]);
-                // The layers in hand: their originals beside them, and what their steps need.
+                // The layers in hand: their originals beside them, and what their steps need, or the report on them:
+                // the layer before, after, and the difference in single precision.
                 let layers = linears(&before).into_iter().zip(&self.layers[n]).zip(self.work.of(n));
-                let mut in_hand: Vec<u64> = layers
-                    .filter(|(_, (_, steps))| !steps.is_empty())
-                    .map(|((layer, cost), _)| held_bytes(&layer.weight) + cost)
-                    .collect();
+                let in_hand = layers.filter(|(_, (_, steps))| !steps.is_empty()).map(|((layer, cost), _)| {
+                    let report = 12 * layer.weight.shape().iter().product::<usize>() as u64;
+                    held_bytes(&layer.weight) + if n < end { report.max(*cost) } else { *cost }
+                });
+                let mut in_hand: Vec<u64> = in_hand.collect();
                 in_hand.sort_unstable_by(|a, b| b.cmp(a));
+                // Samples are on their way, or a layer is in hand.
+                let [seen, sample] = if n < end { self.looking(n, &before) } else { [0; 2] };
                 let at_once = if n < end { 1 } else { threads };
-                let rewriting = in_hand.iter().take(at_once).sum::<u64>() + loaded.max(rewritten);
+                let busy = in_hand.iter().take(at_once).sum::<u64>().max(sample);
+                let rewriting = busy + seen + loaded.max(rewritten);
                 // Expressions are multiplied out to compare, and to write them as floats.
                 let mut whole: Vec<u64> = linears(&self.forms.stages[n])
                     .iter()
@@ -86,7 +91,7 @@ impl Costs<'_> {
                     .collect();
                 whole.sort_unstable_by(|a, b| b.cmp(a));
                 let whole: u64 = whole.iter().take(threads).sum();
-                let rewriting = rewriting + whole + if n < end { self.looking(n, &before) } else { 0 };
+                let rewriting = rewriting + whole;
                 let encoding = rewritten + 2 * encoded(n) + whole;
                 let writing = if n > 0 { encoded(n - 1) } else { 0 };
                 let kept = if n < end { kept } else { 0 };
@@ -128,27 +133,27 @@ impl Costs<'_> {
         }
     }
 
-    /// What looking at the inputs of the layers of a stage takes: the stage made ready, one sample on its way, what was
-    /// seen, and in reporting the layer twice in single precision.
-    fn looking(&self, n: usize, before: &Stage<Form>) -> u64 {
+    /// What looking at the inputs of the layers of a stage takes: the stage made ready and what was seen; and one sample
+    /// on its way.
+    fn looking(&self, n: usize, before: &Stage<Form>) -> [u64; 2] {
         let ready: u64 = before.weights().into_iter().map(|(_, _, form)| form.parameters()).sum();
         let ready = ready * if self.samples.compute == Compute::Bf16 { 2 } else { 4 };
         let ready = if matches!(before, Stage::Embed(_)) { stage_bytes(before) } else { ready };
         let sample = self.samples.longest as u64 * 4 * widths(before).sample as u64;
         let seen = |(role, layer): &(brevity_model::Role, Linear<Form>)| {
             let needs = Tap::of(role).map(|tap| self.looks.at(n, tap)).filter(|needs| !needs.is_nothing())?;
-            let [rows, width] = layer.weight.shape();
+            let [_, width] = layer.weight.shape();
             let folds = if needs.held_out { 2 } else { 1 };
             let gram = if needs.gram { Gram::bytes(width) } else { 0 };
             let drift = if needs.gram && needs.reference { Cross::bytes(width) } else { 0 };
             // The sum of both folds is there beside them.
             let both = if needs.held_out { gram } else { 0 };
-            Some(both + folds * (gram + drift + 24 * width as u64) + 8 * (rows * width) as u64)
+            Some(both + folds * (gram + drift + 24 * width as u64))
         };
         let mut copy = before.clone();
         let layers = copy.linears_mut().into_iter().map(|(role, layer)| (role, layer.clone()));
         let seen = layers.filter_map(|layer| seen(&layer)).max().unwrap_or(0);
-        self.runs() * (ready + sample) + seen + SUMS
+        [self.runs() * ready + seen + SUMS, self.runs() * sample]
     }
 }
 
