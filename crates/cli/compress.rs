@@ -113,7 +113,7 @@ pub fn carry_out(plan: &Plan, checkpoint: &Checkpoint, out: &Path, fresh: bool) 
         eprintln!("note: {} ({})", lint.what, lint.hint);
     }
     let layers = plan.sites.iter().filter(|site| !site.methods.is_empty()).count();
-    let progress = Progress::new("compressing", 1).with_table(&LIVE, &[10, 6, 6, 8, 8, 8, 24, 6, 8]);
+    let progress = Progress::new("compressing", 1).with_table(&LIVE, &[10, 6, 6, 7, 8, 8, 10, 6, 8]);
     let mut watch = Watch { progress, layers: layers as u64, done: 0 };
     Ok(plan.run(checkpoint, out, &RunOptions { fresh }, &mut watch)?)
 }
