@@ -197,6 +197,43 @@ fn less_memory_than_the_plan_needs_is_refused_before_work_starts() {
 }
 
 #[test]
+fn a_run_keeps_to_the_memory_that_its_plan_asks_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = ["--threads", "2", "--compare", "none", "--json"];
+    let owl = "prune.magnitude.allocation=owl";
+    for (n, (recipe, samples, length, set)) in [
+        ("int4", "1", "16", "format=compressed-tensors"),
+        ("gptq-int4-classic", "128", "512", "format=compressed-tensors"),
+        ("gptq-int3", "96", "256", "format=native"),
+        ("sparsegpt50", "64", "256", "format=dense"),
+        ("wanda50", "96", "256", "format=dense"),
+        ("sparse50", "96", "512", owl),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = folder.path().join(n.to_string());
+        let given = ["--samples", samples, "--length", length, "--set", set];
+        let args = [&compress(Path::new("tiny"), recipe, &out)[..], &given, &more].concat();
+        let number = |args: &[&str], name: &str| {
+            let report: serde_json::Value = serde_json::from_str(&success(args)).unwrap();
+            report[name].as_u64().unwrap_or_else(|| panic!("`{name}` is a number"))
+        };
+        // With all activations in memory, and with as few as it can do with.
+        let most = number(&[&args[..], &["--dry-run"]].concat(), "peak_memory_bytes");
+        let refused = failure(&[&args[..], &["--max-memory", "1MiB"]].concat()).1;
+        let least = refused.split(" bytes of memory").next().and_then(|said| said.rsplit(' ').next());
+        let least = least.and_then(|bytes| bytes.parse::<u64>().ok()).unwrap_or_else(|| panic!("{refused}"));
+        for limit in [most, least] {
+            let limit_text = limit.to_string();
+            let args = [&args[..], &["--fresh", "--max-memory", &limit_text]].concat();
+            let peak = number(&args, "peak_rss_bytes");
+            assert!(peak <= limit, "{recipe}: {peak} of {limit} bytes");
+        }
+    }
+}
+
+#[test]
 fn a_format_that_cannot_hold_the_result_says_so_before_work_starts() {
     let (_folder, model, out) = scratch(Toy::default());
     let (code, said) =

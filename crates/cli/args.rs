@@ -272,7 +272,8 @@ pub struct Machine {
     /// Threads. Default: one for each core. Results do not depend on it.
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Refuse to start if more memory would be needed: `8GiB`, `700MB`.
+    /// Memory to keep to: `8GiB`, `700MB`. Work that needs more is refused before it starts. Without it, memory that was
+    /// freed is kept for a second, which is faster by up to a fifth.
     #[arg(long, value_name = "BYTES", value_parser = crate::units::parse_bytes)]
     pub max_memory: Option<u64>,
     /// Arithmetic of the forward pass.

@@ -10,7 +10,7 @@ use crate::progress::Progress;
 use crate::{machine, print, table, units};
 
 pub fn run(args: &Compare) -> anyhow::Result<()> {
-    machine::use_threads(&args.machine)?;
+    machine::use_what_is_allowed(&args.machine)?;
     let (before, after) = (crate::open(&args.before, false)?, crate::open(&args.after, false)?);
     let found = measure(&before, &after, &args.text, &args.windows, &args.machine)?;
     if args.json {

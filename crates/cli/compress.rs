@@ -18,11 +18,9 @@ use crate::progress::{Progress, cancelled};
 use crate::{inspect, machine, print, table, units};
 
 pub fn run(args: &Compress) -> anyhow::Result<()> {
-    machine::use_threads(&args.machine)?;
+    machine::use_what_is_allowed(&args.machine)?;
     let mut recipe = crate::recipes::read(&args.recipe)?;
-    for assignment in &args.set {
-        recipe.set(assignment)?;
-    }
+    recipe.set_all(&args.set)?;
     let checkpoint = crate::open(&args.model, args.loose)?;
     let text = args
         .compare
@@ -90,7 +88,9 @@ fn calibration(args: &Compress, wanted: &Wanted, checkpoint: &Checkpoint) -> any
     let own = brevity::is_embedded(&args.model).then_some("calibration");
     let Some(text) = wanted.text.as_deref().or(own) else { return Ok(None) };
     let text = brevity::calibration_text(text, checkpoint)?;
-    let tokens = text.tokens(&checkpoint.tokenizer()?)?;
+    let enough = (wanted.draw == Some(Draw::First))
+        .then(|| wanted.samples().saturating_mul(wanted.length(checkpoint.model().context)));
+    let tokens = text.tokens_in_pieces(&checkpoint.tokenizer()?, enough.unwrap_or(usize::MAX))?;
     let samples = Samples::draw(&text.name, &tokens, wanted, checkpoint.model().context, args.seed)?;
     Ok(Some(Calibration { samples, compute: machine::compute(&args.machine, checkpoint) }))
 }

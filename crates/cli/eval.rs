@@ -25,7 +25,7 @@ enum Against {
 }
 
 pub fn run(args: &Eval) -> anyhow::Result<()> {
-    machine::use_threads(&args.machine)?;
+    machine::use_what_is_allowed(&args.machine)?;
     let against = match &args.reference {
         None => Against::Nothing,
         Some(name) if name.ends_with(".kld") => Against::Saved(name.into()),

@@ -7,7 +7,7 @@ use crate::compress::{carry_out, nothing, plan_options};
 use crate::{machine, print, units};
 
 pub fn run(args: &Export) -> anyhow::Result<()> {
-    machine::use_threads(&args.machine)?;
+    machine::use_what_is_allowed(&args.machine)?;
     let checkpoint = crate::open(&args.model, false)?;
     let options = plan_options(&args.model, &args.machine, Some(&args.out));
     let plan = Plan::make(&checkpoint, &nothing(&args.format), &options)?;

@@ -13,7 +13,7 @@ use crate::progress::cancelled;
 use crate::{machine, print};
 
 pub fn run(args: &Generate) -> anyhow::Result<()> {
-    machine::use_threads(&args.machine)?;
+    machine::use_what_is_allowed(&args.machine)?;
     if !args.temperature.is_finite() || args.temperature < 0.0 {
         return Err(Usage { what: "a temperature is a number from 0 up".into(), hint: None }.into());
     }

@@ -1,5 +1,5 @@
 //! The `brevity` command: one file per subcommand, each prints a table or JSON.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod args;
 mod compare;
@@ -23,7 +23,7 @@ use args::{Cli, Command};
 use brevity::Checkpoint;
 use clap::{CommandFactory, Parser};
 
-// The allocator keeps large buffers instead of handing them back to the system after every operation.
+// The allocator keeps large buffers for a while instead of handing them back to the system after every operation.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

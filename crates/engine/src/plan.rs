@@ -144,7 +144,9 @@ impl Plan {
         let mut methods = methods(recipe)?;
         let format = chosen(recipe, options)?;
         let threads = threads(options.threads);
-        let temporary = std::env::temp_dir();
+        // Beside the output, where there is room for it, and not in a directory that may be memory.
+        let beside = options.out.as_deref().and_then(Path::parent).filter(|dir| dir.is_dir());
+        let temporary = beside.map_or_else(std::env::temp_dir, Path::to_owned);
         let ground = survey::Ground {
             seed: options.seed,
             calibration: options.calibration.as_ref(),
@@ -154,12 +156,21 @@ impl Plan {
         survey::for_shapes(checkpoint, recipe, &work, &mut methods, ground)?;
         let mut predicted = predict::forms(recipe, model, &work, &methods)?;
         let mut specs = layouts(checkpoint, format, &predicted.forms)?;
+        let surveys = methods.iter().any(|method| !method.survey_needs().is_nothing());
+        let looks = Looks::of(&work, &methods, model.stages.len());
+        let samples = samples(options);
+        if surveys && let Some(limit) = options.max_memory {
+            // A survey may be part of planning; it is work as well.
+            let (forms, layers, keep) = (&predicted.forms, &predicted.costs[..], Keep::Files);
+            let (work, specs, looks) = (&work, &specs[..], &looks);
+            let costs = memory::Costs { model, work, forms, layers, specs, looks, surveys, samples, keep };
+            within(limit, &costs.peaks(threads), &costs.peaks(1), model)?;
+        }
         if survey::for_masks(checkpoint, format, recipe, &work, &mut methods, &predicted.forms, ground)? {
             predicted = predict::forms(recipe, model, &work, &methods)?;
             specs = layouts(checkpoint, format, &predicted.forms)?;
         }
         let (sites, size) = sizes::of(checkpoint, recipe, &work, &predicted.forms, &specs)?;
-        let looks = Looks::of(&work, &methods, model.stages.len());
         unseen(recipe, &work, &methods, model.stages.len())?;
         let mut costs = memory::Costs {
             model,
@@ -168,7 +179,8 @@ impl Plan {
             layers: &predicted.costs,
             specs: &specs,
             looks: &looks,
-            samples: samples(options),
+            surveys,
+            samples,
             keep: Keep::Memory,
         };
         let limit = options.max_memory.unwrap_or_else(memory::usual_limit);
@@ -179,8 +191,7 @@ impl Plan {
                 break;
             }
         }
-        let peaks = costs.peaks(threads);
-        let alone = costs.peaks(1).into_iter().max().unwrap_or(0);
+        let (peaks, alone) = (costs.peaks(threads), costs.peaks(1));
         let (keep, spilled) = (costs.keep, costs.spilled());
         let stages: Vec<PlannedStage> = specs
             .into_iter()
@@ -217,7 +228,10 @@ impl Plan {
         };
         plan.identity = identity::of(checkpoint, &plan)?;
         plan.lints = lints::all(&plan, checkpoint, &predicted.steps);
-        plan.check(options, alone)?;
+        if let Some(limit) = options.max_memory {
+            within(limit, &peaks, &alone, model)?;
+        }
+        plan.check_disk(options)?;
         Ok(plan)
     }
 
@@ -259,18 +273,8 @@ impl Plan {
         &self.sources[n][at]
     }
 
-    /// Refuses what does not fit; `alone` is the memory that one thread needs.
-    fn check(&self, options: &PlanOptions, alone: u64) -> Result<(), Error> {
-        let needed = self.peak_memory_bytes;
-        if let Some(limit) = options.max_memory.filter(|&limit| limit < needed) {
-            let worst = self.stages.iter().max_by_key(|stage| stage.peak_bytes);
-            return Err(Error::Memory {
-                needed,
-                limit,
-                stage: worst.map_or_else(String::new, |stage| stage.place.to_string()),
-                with_one_thread: alone,
-            });
-        }
+    /// Refuses to begin where the output does not fit.
+    fn check_disk(&self, options: &PlanOptions) -> Result<(), Error> {
         match (self.disk, &options.out) {
             // What an earlier run has written may be kept; then opening the output counts what is left.
             ((needed, Some(free)), Some(out)) if free < needed && is_bare(out) => {
@@ -290,6 +294,21 @@ impl Plan {
     pub(crate) fn specs(&self) -> Vec<Vec<TensorSpec>> {
         self.stages.iter().map(|stage| stage.specs.clone()).collect()
     }
+}
+
+/// Refuses what takes more memory than it may; with one thread its stages take `alone`.
+fn within(limit: u64, peaks: &[u64], alone: &[u64], model: &Model<Source>) -> Result<(), Error> {
+    let worst = (0..peaks.len()).max_by_key(|&n| peaks[n]);
+    let needed = worst.map_or(0, |n| peaks[n]);
+    if needed <= limit {
+        return Ok(());
+    }
+    Err(Error::Memory {
+        needed,
+        limit,
+        stage: worst.map_or_else(String::new, |n| model.place(n).to_string()),
+        with_one_thread: alone.iter().copied().max().unwrap_or(0),
+    })
 }
 
 /// How many samples of how many tokens there are, or will be.

@@ -81,7 +81,12 @@ impl Recipe {
 
     /// Changes one key: `quantize.rtn.bits=3`, `1.bits=3` (the first step), or `format=native`. The value is YAML.
     pub fn set(&mut self, assignment: &str) -> Result<(), BadRecipe> {
-        set::apply(self, assignment)
+        self.set_all(&[assignment])
+    }
+
+    /// Changes several keys, of which none must make sense without the others.
+    pub fn set_all(&mut self, assignments: &[impl AsRef<str>]) -> Result<(), BadRecipe> {
+        set::apply(self, assignments)
     }
 
     /// The recipe with all settings spelled out, those by default too. Equal recipes give equal values.

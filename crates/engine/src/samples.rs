@@ -15,7 +15,7 @@ pub enum Draw {
     /// Windows spread evenly over the text.
     #[default]
     Spread,
-    /// Windows that begin anywhere, by the seed.
+    /// Windows that begin anywhere and do not overlap, by the seed.
     Random,
 }
 
@@ -104,13 +104,16 @@ impl Samples {
         let windows = match draw {
             _ if whole == 0 => vec![tokens.to_vec()],
             Draw::Random => {
-                let places = (tokens.len() - length + 1) as u64;
-                let place = |n: usize| {
+                // Some of the windows of one division of the text, so that none shows what another was held out for.
+                let number = |n: usize| {
                     let digest = blake3::hash(format!("{seed} {n}").as_bytes());
-                    let number = digest.as_bytes()[..8].try_into().expect("a digest has 32 bytes");
-                    (u64::from_le_bytes(number) % places) as usize
+                    u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("a digest has 32 bytes"))
                 };
-                (0..asked.min(whole)).map(|n| window(place(n))).collect()
+                let offset = (number(0) % (tokens.len() - whole * length + 1) as u64) as usize;
+                let mut places: Vec<usize> = (0..whole).collect();
+                places.sort_by_cached_key(|&n| (number(n + 1), n));
+                places.truncate(asked);
+                places.into_iter().map(|n| window(offset + n * length)).collect()
             }
             Draw::First => (0..asked.min(whole)).map(|n| window(n * length)).collect(),
             Draw::Spread => {
@@ -181,7 +184,11 @@ mod tests {
         assert_eq!(starts(Draw::First), [0, 10, 20]);
         assert_eq!(starts(Draw::Spread), [0, 30, 60]);
         assert_eq!(starts(Draw::Random), starts(Draw::Random));
-        assert!(drawn(103, 3, 10, Draw::Random).unwrap().windows.iter().all(|w| w.len() == 10));
+        let mut all: Vec<u32> = drawn(103, 10, 10, Draw::Random).unwrap().windows.concat();
+        assert_ne!(all, (all[0]..all[0] + 100).collect::<Vec<u32>>(), "not as they lie in the text");
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 100, "no token is in two windows");
     }
 
     #[test]

@@ -58,6 +58,41 @@ impl Text {
             .map_err(|e| Error::Tokenize { text: self.name.clone(), why: e.to_string() })?;
         Ok(encoding.get_ids().to_vec())
     }
+
+    /// As many tokens as are enough, or a few more, or all: tokenized piece by piece, which takes little memory beside the
+    /// text and its tokens. Pieces of some hundred kilobytes end in front of a line or a word; where a tokenizer looks
+    /// further than that, tokens at their ends can differ from those of [`Text::tokens`].
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn tokens_in_pieces(&self, tokenizer: &Tokenizer, enough: usize) -> Result<Vec<u32>> {
+        let (mut tokens, mut rest) = (Vec::new(), self.text.as_str());
+        while !rest.is_empty() && tokens.len() < enough {
+            let (piece, behind) = rest.split_at(piece_end(rest));
+            let encoding = tokenizer
+                .encode_fast(piece, false)
+                .map_err(|e| Error::Tokenize { text: self.name.clone(), why: e.to_string() })?;
+            tokens.extend_from_slice(encoding.get_ids());
+            rest = behind;
+        }
+        Ok(tokens)
+    }
+}
+
+/// Bytes of a piece.
+const PIECE: usize = 256 << 10;
+
+/// Where the first piece of a text ends: behind the last single end of a line in it, else in front of the last single
+/// blank, else at the last whole character.
+fn piece_end(text: &str) -> usize {
+    if text.len() <= PIECE {
+        return text.len();
+    }
+    let bytes = text.as_bytes();
+    let single = |&n: &usize| !bytes[n - 1].is_ascii_whitespace() && !bytes[n + 1].is_ascii_whitespace();
+    let last = |byte: u8| (1..PIECE).rev().filter(|&n| bytes[n] == byte).find(single);
+    let whole = || (0..=PIECE).rev().find(|&n| text.is_char_boundary(n)).unwrap_or(text.len());
+    last(b'\n').map(|n| n + 1).or_else(|| last(b' ')).unwrap_or_else(whole)
 }
 
 /// The token that a tokenizer puts in front of every text, if it does.
@@ -145,6 +180,23 @@ mod tests {
         assert_eq!(error.to_string(), "line 2 of `l.jsonl` has no text in `text`");
         let error = Text::from_bytes("jsonl:l.jsonl", lines).unwrap_err();
         assert_eq!(error.hint().unwrap(), "add its name: `jsonl:l.jsonl#text`");
+    }
+
+    #[test]
+    fn a_long_text_is_tokenized_piece_by_piece_and_no_further_than_is_wanted() {
+        let words = [("one".to_owned(), 0), ("two".to_owned(), 1), ("?".to_owned(), 2)];
+        let model = tokenizers::models::wordlevel::WordLevel::builder().vocab(words.into_iter().collect());
+        let mut tokenizer = Tokenizer::new(model.unk_token("?".into()).build().unwrap());
+        tokenizer.with_pre_tokenizer(Some(tokenizers::pre_tokenizers::whitespace::Whitespace {}));
+        let text = |line: &str, count: usize| Text { name: "t".into(), text: line.repeat(count) };
+        for long in [text("one two\n", 100_000), text("one two ", 100_000), text("\u{e9}", 400_000), text("one\n\n", 9)]
+        {
+            let whole = long.tokens(&tokenizer).unwrap();
+            let pieces = long.tokens_in_pieces(&tokenizer, usize::MAX).unwrap();
+            // A word longer than a piece is cut.
+            assert!(pieces == whole || long.text.starts_with('\u{e9}'));
+            assert!(long.tokens_in_pieces(&tokenizer, 1).unwrap().len() < whole.len() || whole.len() < 20);
+        }
     }
 
     #[test]

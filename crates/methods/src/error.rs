@@ -157,6 +157,9 @@ impl Error {
             }
             Error::Setting { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Error::Setting { known, .. } => Some(format!("its settings are {}", known.join(", "))),
+            Error::Settings { .. } => {
+                Some("a setting is taken out of a recipe with `null`: `--set STEP.KEY=null`".into())
+            }
             Error::Value { wants, .. } => Some(format!("it takes {wants}")),
             Error::Group { site, inputs, group, .. } => {
                 let near = divisors_near(*inputs, *group);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::ladder::{self, LADDER};
+use crate::leaves::figure;
 use crate::seen::Seen;
 use crate::settings::Setting;
 
@@ -194,7 +195,8 @@ impl<'a> Inputs<'a> {
     fn matrix_bytes(inputs: usize, held_out: bool) -> u64 {
         let kept = match (held_out, inputs > FEW) {
             (false, _) => 0,
-            (true, true) => 1,
+            // That of the fit, that of all samples, and one in which inputs stand alone.
+            (true, true) => 2,
             (true, false) => 2 * LADDER.len() as u64,
         };
         kept * InverseFactor::bytes(inputs) + InverseFactor::peak_bytes(inputs)
@@ -221,18 +223,19 @@ pub(crate) fn error_on(gram: &Gram, columns: usize, w: &[f32], q: &[f32]) -> f64
 /// some of its rows.
 pub(crate) fn figures(
     inputs: &Inputs<'_>,
+    path: &str,
     [rows, columns]: [usize; 2],
     w: &[f32],
     q: &[f32],
-    into: &mut Vec<(&'static str, f64)>,
+    into: &mut Vec<(String, f64)>,
 ) {
     let (w, q) = (rows_of(w, columns, sample(rows)), rows_of(q, columns, sample(rows)));
     let relative = |gram: &Gram| {
         let whole = gram.quadratic(w.len() / columns.max(1), &w, Compute::F32);
         if whole > 0.0 { error_on(gram, columns, &w, &q) / whole } else { 0.0 }
     };
-    into.push(("fit_error", relative(inputs.fit)));
+    into.push((figure(path, "fit_error"), relative(inputs.fit)));
     if let Some(held_out) = inputs.held_out {
-        into.push(("held_out_error", relative(held_out)));
+        into.push((figure(path, "held_out_error"), relative(held_out)));
     }
 }

@@ -62,7 +62,8 @@ pub(crate) fn each_seen(
     go(weight, "", seen, f)
 }
 
-/// What is seen behind a `[rows, inputs]` matrix, which was `before` in the original model and is `after` now.
+/// What is seen behind a `[rows, inputs]` matrix, which was `before` the step, and in its eyes in the original model, and
+/// is `after` now.
 fn behind(fold: &Fold, rows: usize, before: &[f32], after: &[f32]) -> Fold {
     let sums = |matrix: &[f32], x: &[f64]| -> Vec<f64> {
         let dot = |row: &[f32]| row.iter().zip(x).map(|(&b, x)| f64::from(b) * x).sum();
@@ -77,6 +78,11 @@ fn behind(fold: &Fold, rows: usize, before: &[f32], after: &[f32]) -> Fold {
         drift: fold.drift.as_ref().zip(fold.gram.as_ref()).map(|(drift, g)| drift.through(g, rows, before, after)),
         gram,
     }
+}
+
+/// The name of a figure of the leaf at a path.
+pub(crate) fn figure(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// Refuses values that are not finite.

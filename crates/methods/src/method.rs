@@ -20,8 +20,9 @@ pub struct Cx<'a> {
     pub seen: &'a Seen,
     /// The layer as the recipe got it, where whoever drives the method knows it.
     pub original: Option<&'a Linear<Weight>>,
-    /// What the method found and chose, by name, for the report: `damp`, `held_out_error`.
-    pub figures: Vec<(&'static str, f64)>,
+    /// What the method found and chose, by name, for the report: `damp`, `held_out_error`; of a factor of a product
+    /// with its path in front, `0.damp`.
+    pub figures: Vec<(String, f64)>,
 }
 
 impl<'a> Cx<'a> {

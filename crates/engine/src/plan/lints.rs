@@ -30,6 +30,7 @@ pub(super) fn all(plan: &Plan, checkpoint: &Checkpoint, steps: &[StepForms]) -> 
     let mut lints = Vec::new();
     lints.extend(idle_excepts(plan));
     lints.extend(wrong_order(plan, steps));
+    lints.extend(late_aim(plan, steps));
     lints.extend(lost_masks(plan, steps));
     lints.extend(coded_twice(plan));
     lints.extend(other_groups(plan, steps));
@@ -39,6 +40,7 @@ pub(super) fn all(plan: &Plan, checkpoint: &Checkpoint, steps: &[StepForms]) -> 
     lints.extend(idle_zeros(plan));
     lints.extend(tied(plan, checkpoint.model()));
     lints.extend(larger(plan));
+    lints.extend(few_tokens(plan));
     lints.extend(hardly_known(plan, checkpoint));
     lints
 }
@@ -268,6 +270,33 @@ fn larger(plan: &Plan) -> Vec<Lint> {
     vec![Lint::new(
         format!("the output is larger than the source: {after} bytes after {before}"),
         "a format that holds codes as codes (`compressed-tensors`, `native`) takes less",
+    )]
+}
+
+/// Layers that are aimed at the original outputs only after something was taken from them.
+fn late_aim(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
+    let takes = |n: usize| matches!(kind(plan, n), Some(Kind::Prune | Kind::Quantize | Kind::Decompose));
+    let late = steps.iter().filter(|step| kind(plan, step.step) == Some(Kind::Retarget));
+    let late = late.filter(|late| steps.iter().any(|s| s.site == late.site && s.step < late.step && takes(s.step)));
+    let sites: Vec<_> = late.map(|step| &step.site).collect();
+    if sites.is_empty() {
+        return Vec::new();
+    }
+    vec![Lint::new(
+        format!("{} had something taken before `recover.retarget`", some(sites.into_iter())),
+        "it aims at what the layer gives as it gets it; put it first, so that the steps behind it keep to that aim",
+    )]
+}
+
+/// Fewer tokens than a layer has inputs.
+fn few_tokens(plan: &Plan) -> Vec<Lint> {
+    let Some(calibration) = plan.calibration.as_ref().filter(|_| plan.is_calibrated()) else { return Vec::new() };
+    let tokens = calibration.samples.tokens();
+    let touched = plan.sites.iter().filter(|site| !site.methods.is_empty());
+    let Some(most) = touched.map(|site| site.shape[1]).max().filter(|&most| tokens < most) else { return Vec::new() };
+    vec![Lint::new(
+        format!("the samples have {tokens} tokens, and layers up to {most} inputs"),
+        "that is too few to tell the inputs apart: take a longer text, or more and longer samples (`--samples`, `--length`)",
     )]
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Costs<'a> {
     pub layers: &'a [Vec<u64>],
     pub specs: &'a [Vec<TensorSpec>],
     pub looks: &'a Looks,
+    /// Whether a survey takes the samples through the model before the work begins.
+    pub surveys: bool,
     pub samples: Tokens,
     pub keep: Keep,
 }
@@ -63,7 +65,7 @@ impl Costs<'_> {
         let encoded = |n: usize| self.specs[n].iter().map(TensorSpec::bytes).sum::<u64>();
         let fixed = BASE + threads as u64 * (MAPPED + PIECES);
         let end = self.looks.end().unwrap_or(0);
-        let kept = if end > 0 { self.kept() } else { 0 };
+        let kept = self.kept(self.runs());
         (0..self.model.stages.len())
             .map(|n| {
                 let before = forms_of(&self.model.stages[n]);
@@ -74,7 +76,11 @@ impl Costs<'_> {
                 let layers = linears(&before).into_iter().zip(&self.layers[n]).zip(self.work.of(n));
                 let in_hand = layers.filter(|(_, (_, steps))| !steps.is_empty()).map(|((layer, cost), _)| {
                     let report = 12 * layer.weight.shape().iter().product::<usize>() as u64;
-                    held_bytes(&layer.weight) + if n < end { report.max(*cost) } else { *cost }
+                    // As it was, and, where samples are looked at, as the steps that take something from it got it.
+                    match n < end {
+                        true => 2 * held_bytes(&layer.weight) + report.max(*cost),
+                        false => held_bytes(&layer.weight) + cost,
+                    }
                 });
                 let mut in_hand: Vec<u64> = in_hand.collect();
                 in_hand.sort_unstable_by(|a, b| b.cmp(a));
@@ -95,14 +101,19 @@ impl Costs<'_> {
                 let encoding = rewritten + 2 * encoded(n) + whole;
                 let writing = if n > 0 { encoded(n - 1) } else { 0 };
                 let kept = if n < end { kept } else { 0 };
-                fixed + writing + kept + rewriting.max(encoding)
+                let survey = if self.surveys { self.surveying(n, &before, loaded) } else { 0 };
+                fixed + (writing + kept + rewriting.max(encoding)).max(survey)
             })
             .collect()
     }
 
-    /// Models that run on the samples: one, or two with a reference.
+    /// Models that run on the samples: none, one, or two with a reference.
     fn runs(&self) -> u64 {
-        if self.looks.reference { 2 } else { 1 }
+        match (self.looks.end(), self.looks.reference) {
+            (None, _) => 0,
+            (Some(_), false) => 1,
+            (Some(_), true) => 2,
+        }
     }
 
     /// Bytes of hidden states, and of what lies between two taps, of one model on all samples.
@@ -114,23 +125,36 @@ impl Costs<'_> {
         [hidden, tokens * between as u64 * if self.samples.compute == Compute::Bf16 { 2 } else { 4 }]
     }
 
-    /// Bytes of activations in memory between two samples.
-    fn kept(&self) -> u64 {
+    /// Bytes of activations in memory between two samples, of so many models.
+    fn kept(&self, runs: u64) -> u64 {
         let [hidden, between] = self.states();
-        self.runs()
+        let bytes = runs
             * match self.keep {
                 Keep::Memory => hidden + between,
                 Keep::HiddenInMemory => hidden,
                 Keep::Files => 0,
-            }
+            };
+        // The allocator rounds sizes up, those of small matrices by more.
+        bytes + if self.samples.longest * self.model.hidden < 1 << 18 { bytes / 2 } else { bytes / 8 }
     }
 
     /// Bytes of activations in files.
     pub fn spilled(&self) -> u64 {
-        match self.looks.end() {
-            Some(_) => self.runs() * self.states().iter().sum::<u64>() - self.kept(),
-            None => 0,
-        }
+        let [hidden, between] = self.states();
+        let in_files = match self.keep {
+            Keep::Memory => 0,
+            Keep::HiddenInMemory => between,
+            Keep::Files => hidden + between,
+        };
+        in_files * if self.surveys { self.runs().max(1) } else { self.runs() }
+    }
+
+    /// What a survey takes at a stage: the stage, made ready too, a copy of a layer, and all that is there of one sample.
+    fn surveying(&self, n: usize, before: &Stage<Form>, loaded: u64) -> u64 {
+        let [ready, sample] = self.looking(n, before);
+        let layer = linears(before).iter().map(|layer| held_bytes(&layer.weight)).max().unwrap_or(0);
+        // What is looked at in a survey is sums over the inputs, which are small.
+        loaded + layer + ready + sample / self.runs().max(1) + self.kept(1)
     }
 
     /// What looking at the inputs of the layers of a stage takes: the stage made ready and what was seen; and one sample
@@ -153,7 +177,8 @@ impl Costs<'_> {
         let mut copy = before.clone();
         let layers = copy.linears_mut().into_iter().map(|(role, layer)| (role, layer.clone()));
         let seen = layers.filter_map(|layer| seen(&layer)).max().unwrap_or(0);
-        [self.runs() * ready + seen + SUMS, self.runs() * sample]
+        let runs = self.runs().max(1);
+        [runs * ready + seen + SUMS, runs * sample]
     }
 }
 

@@ -1,13 +1,35 @@
 //! Changing one key of a recipe from outside: `--set quantize.rtn.bits=3`.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::node::Node;
 use super::parse::{SELECTOR_HINT, calibrate, entry, selectors};
 use super::{BadRecipe, Recipe, nearest};
 
-/// Applies `step.key=value`; the step is a method's name, its last word, or a number counted from one.
-pub(super) fn apply(recipe: &mut Recipe, assignment: &str) -> Result<(), BadRecipe> {
+/// Applies `step.key=value`s; a step is a method's name, its last word, or a number counted from one. What settings
+/// say together is looked at when all are in place.
+pub(super) fn apply(recipe: &mut Recipe, assignments: &[impl AsRef<str>]) -> Result<(), BadRecipe> {
+    let mut touched = BTreeMap::new();
+    for assignment in assignments {
+        if let Some(step) = one(recipe, assignment.as_ref())? {
+            touched.insert(step, assignment.as_ref());
+        }
+    }
+    for (at, assignment) in touched {
+        let step = &recipe.steps[at];
+        let origin = format!("--set {assignment}");
+        let wrong = |what: String, hint: Option<String>| BadRecipe { origin: origin.clone(), line: None, what, hint };
+        let entry =
+            entry(&step.method).map_err(|hint| wrong(format!("there is no method `{}`", step.method), Some(hint)))?;
+        (entry.parse)(Value::Object(step.settings.clone())).map_err(|error| wrong(error.to_string(), error.hint()))?;
+    }
+    Ok(())
+}
+
+/// Applies one, and says whose settings it changed.
+fn one(recipe: &mut Recipe, assignment: &str) -> Result<Option<usize>, BadRecipe> {
     let origin = format!("--set {assignment}");
     let wrong = |what: String, hint: Option<String>| BadRecipe { origin: origin.clone(), line: None, what, hint };
     let form = || {
@@ -23,14 +45,15 @@ pub(super) fn apply(recipe: &mut Recipe, assignment: &str) -> Result<(), BadReci
         return match (path.trim(), value) {
             ("format", Value::String(format)) => {
                 recipe.format = Some(format);
-                Ok(())
+                Ok(None)
             }
             ("format", other) => Err(wrong(format!("`format` is a text, not `{other}`"), None)),
             (key, _) => Err(wrong(format!("`{key}` does not say which step it is for"), form())),
         };
     };
     if step == "calibration" {
-        return calibrate(&mut recipe.calibration, key, &value).map_err(|(what, hint)| wrong(what, Some(hint)));
+        let set = calibrate(&mut recipe.calibration, key, &value);
+        return set.map(|()| None).map_err(|(what, hint)| wrong(what, Some(hint)));
     }
     let at = find(recipe, step).map_err(|(what, hint)| wrong(what, hint))?;
     let step = &mut recipe.steps[at];
@@ -47,13 +70,11 @@ pub(super) fn apply(recipe: &mut Recipe, assignment: &str) -> Result<(), BadReci
                 let what = format!("`{}` has no setting `{key}`", entry.name);
                 return Err(wrong(what, Some(nearest(key, &known, "its settings"))));
             }
-            let mut settings = step.settings.clone();
-            settings.insert(key.to_owned(), value);
-            (entry.parse)(Value::Object(settings.clone())).map_err(|error| wrong(error.to_string(), error.hint()))?;
-            step.settings = settings;
+            step.settings.insert(key.to_owned(), value);
+            return Ok(Some(at));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The index of the step that is meant.

@@ -116,7 +116,7 @@ impl Job<'_, '_> {
                 .rewrite(layer, &mut cx)
                 .map_err(|source| Error::Method { place: step_place(&self.plan.recipe, step), source })?;
             notes.append(&mut cx.notes);
-            figures.extend(cx.figures.into_iter().map(|(name, value)| (name.to_owned(), figure(value))));
+            figures.extend(cx.figures.into_iter().map(|(name, value)| (name, figure(value))));
         }
         let form = Form::of(&layer.weight);
         let data_error = aim.and_then(|aim| data_error(&aim, &layer.weight, seen, self.plan.compute()));

@@ -38,7 +38,9 @@ impl Looks {
         let mut looks = Looks { stages: vec![Vec::new(); stages], reference: false };
         for n in 0..stages {
             for (site, steps) in work.of(n) {
-                let needs = steps.iter().map(|&step| methods[step].needs()).fold(Needs::default(), Needs::or);
+                let mut needs = steps.iter().map(|&step| methods[step].needs()).fold(Needs::default(), Needs::or);
+                // So that the error of what a layer returns can be told, whatever its methods look at.
+                needs.gram |= needs.moments;
                 let Some(tap) = Tap::of(&site.role).filter(|_| !needs.is_nothing()) else { continue };
                 looks.reference |= needs.reference;
                 match looks.stages[n].iter_mut().find(|(known, _)| *known == tap) {

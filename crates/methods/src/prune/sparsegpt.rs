@@ -11,7 +11,7 @@ use super::pattern::{Amount, PATTERN, SPARSITY};
 use super::select::share;
 use crate::error::{Error, Result};
 use crate::inputs::{DAMP, Damp, Inputs, error_on, figures, rows_of, sample};
-use crate::leaves::{check_finite, each_mut, each_seen, is_rule};
+use crate::leaves::{check_finite, each_mut, each_seen, figure, is_rule};
 use crate::method::{Cx, LinearMethod};
 use crate::quantize::grid::coded;
 use crate::quantize::rtn::Rtn;
@@ -193,9 +193,9 @@ impl SparseGpt {
             None => self.solve(at, &InverseFactor::identity(columns), &mut q, shape, keep.as_deref())?,
         };
         if let Some(factor) = &factor {
-            cx.figures.extend([("damp", factor.damp()), ("loss", solved.loss)]);
+            cx.figures.extend([(figure(at.path, "damp"), factor.damp()), (figure(at.path, "loss"), solved.loss)]);
         }
-        figures(&inputs, shape, &w, &q, cx.figures);
+        figures(&inputs, at.path, shape, &w, &q, cx.figures);
         if let Some(keep) = solved.keep {
             leaf.mask = Some(Mask::from_bools(shape, &keep));
         }
@@ -219,7 +219,7 @@ struct Place<'a> {
 /// Where a method says what it did.
 struct Out<'a> {
     notes: &'a mut Vec<String>,
-    figures: &'a mut Vec<(&'static str, f64)>,
+    figures: &'a mut Vec<(String, f64)>,
 }
 
 impl LinearMethod for SparseGpt {

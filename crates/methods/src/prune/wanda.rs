@@ -156,7 +156,7 @@ impl LinearMethod for Wanda {
             Ok(())
         })?;
         if let Amount::Share(sparsity) = self.amount {
-            cx.figures.push(("sparsity", self.allocation.sparsity(NAME, site, sparsity)?));
+            cx.figures.push(("sparsity".to_owned(), self.allocation.sparsity(NAME, site, sparsity)?));
         }
         Ok(())
     }

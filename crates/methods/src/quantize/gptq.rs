@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::grid::{BITS, Clip, GROUP, GridSettings, RAGGED, SCALE_DTYPE, SYMMETRIC, coded};
 use crate::error::{Error, Result};
 use crate::inputs::{DAMP, Damp, Inputs, error_on, figures, rows_of, sample};
-use crate::leaves::{check_finite, each_seen};
+use crate::leaves::{check_finite, each_seen, figure};
 use crate::method::{Cx, LinearMethod};
 use crate::seen::{Needs, Seen};
 use crate::settings::{Setting, read, value_error};
@@ -303,9 +303,9 @@ impl Gptq {
         let mut solved = rounding.round(with, &range, &mut q, shape, keep.as_deref())?;
         let scales = range.1.or(solved.scales.take()).expect("scales are given, or fitted on the way");
         if let Some(factor) = &factor {
-            out.figures.extend([("damp", factor.damp()), ("loss", solved.loss)]);
+            out.figures.extend([(figure(path, "damp"), factor.damp()), (figure(path, "loss"), solved.loss)]);
         }
-        figures(&inputs, shape, &w, &q, out.figures);
+        figures(&inputs, path, shape, &w, &q, out.figures);
         leaf.code = Code::Grid(self.grid.grid(group, dtype, solved.codes.expect("there was a grid"), scales));
         Ok(())
     }
@@ -314,7 +314,7 @@ impl Gptq {
 /// Where a method says what it did.
 struct Report<'a> {
     notes: &'a mut Vec<String>,
-    figures: &'a mut Vec<(&'static str, f64)>,
+    figures: &'a mut Vec<(String, f64)>,
 }
 
 impl LinearMethod for Gptq {

@@ -87,7 +87,7 @@ impl LinearMethod for Bias {
             b.iter().zip(then.iter().zip(&now)).map(|(&b, (then, now))| (f64::from(b) + then - now) as f32).collect();
         check_finite(site, "bias", &aim)?;
         let shift: f64 = then.iter().zip(&now).map(|(then, now)| (then - now).powi(2)).sum();
-        cx.figures.push(("bias_shift", (shift / then.len() as f64).sqrt()));
+        cx.figures.push(("bias_shift".to_owned(), (shift / then.len() as f64).sqrt()));
         *bias = Expr::Leaf(Leaf::float(bias.shape(), Floats::from_f32(aim, dtype)));
         Ok(())
     }

@@ -15,7 +15,7 @@ use self::ridge::{Ridge, product, singles};
 use crate::error::{Error, Result};
 use crate::inputs::Part;
 use crate::ladder;
-use crate::leaves::{check_finite, describe, each_mut, each_seen, is_rule};
+use crate::leaves::{check_finite, describe, each_mut, each_seen, figure, is_rule};
 use crate::method::{Cx, LinearMethod};
 use crate::seen::{Fold, KEEP, Needs, Seen};
 use crate::settings::{Setting, read, value_error};
@@ -44,13 +44,14 @@ const SETTINGS: &[Setting] = &[Setting {
 /// minimises `Σ ‖W r - W* x‖² + λ h ‖W* - W‖²` is
 ///
 /// `W* = W + W D (H + λ h I)⁻¹`, where `H = Σ x xᵀ`, `D = Σ (r - x) xᵀ` and `h` is the mean of the diagonal of `H`.
+/// `W` is the weight as the step gets it, so this step belongs in front of those that take something away.
 ///
 /// The steps that follow then have `W*` to keep to on `x`. At `λ = 0` the error of any `Ŵ` is that of `W*` plus
 /// `tr((W* - Ŵ) H (W* - Ŵ)ᵀ)`; `λ → ∞` changes nothing. `auto` fits to the samples that are not held out and takes
 /// the greatest `λ` that keeps nine tenths of the gain on those that are, judged on an eighth of the outputs: other
-/// texts differ more from the samples than these do. Then it fits to all samples. A layer that would not be better on the held-out samples as it is stored stays as it is,
-/// and the notes say so. Masks are kept. Of a product the right factor is refitted first, then the left one on what
-/// the right one gives now.
+/// texts differ more from the samples than these do. Then it fits to all samples. A layer that would not be better on
+/// the held-out samples as it is stored stays as it is, and the notes say so. Masks are kept. Of a product
+/// the right factor is refitted first, then the left one on what the right one gives now.
 ///
 /// # Shapes
 /// For a weight `[out, in]`, `H` and `D` are `[in, in]`.
@@ -61,7 +62,7 @@ const SETTINGS: &[Setting] = &[Setting {
 ///
 /// # Errors
 /// [`Error::Coded`] if the weight is coded, [`Error::NotFinite`] if it holds NaN or infinity, [`Error::Unseen`] if the
-/// inputs were not looked at, [`Error::Kernel`] if `H + λ h I` is singular.
+/// inputs were not looked at. If `H + λ h I` is singular, the layer stays as it is, and the notes say so.
 ///
 /// # Source
 /// The target is that of asymmetric calibration, Li et al. 2025 (GPTAQ), arXiv:2504.02692, here in closed form and
@@ -85,6 +86,8 @@ pub enum Lambda {
 const START: usize = 2;
 /// How much of the greatest gain is as good.
 const ENOUGH: f64 = 0.9;
+/// Why a layer stays if `H + λ h I` cannot be factored.
+const SINGULAR: &str = "what was seen of its inputs is not positive definite with this lambda";
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -139,8 +142,8 @@ impl LinearMethod for Retarget {
             let fit = Fit { site, path, shape: leaf.shape, seen };
             match fit.refit(self.lambda, leaf)? {
                 Outcome::Refitted(lambda, gain) => {
-                    figures.push(("lambda", lambda));
-                    figures.extend(gain.map(|gain| ("held_out_gain", gain)));
+                    figures.push((figure(path, "lambda"), lambda));
+                    figures.extend(gain.map(|gain| (figure(path, "held_out_gain"), gain)));
                 }
                 Outcome::Kept(why) if path.is_empty() => notes.push(format!("not retargeted: {why}")),
                 Outcome::Kept(why) => notes.push(format!("matrix {path} not retargeted: {why}")),
@@ -164,7 +167,7 @@ impl LinearMethod for Retarget {
         let leaf = |form: &LeafForm| {
             let [m, n] = form.shape.map(|x| x as u64);
             let tried = match self.lambda {
-                Lambda::Auto if form.shape[1] <= KEEP => 4,
+                Lambda::Auto if form.shape[1] <= KEEP => 6,
                 Lambda::Auto => 1,
                 Lambda::Fixed(_) => 0,
             };
@@ -218,7 +221,12 @@ impl Fit<'_> {
             return Ok(Outcome::Kept("its inputs are those of the original model"));
         }
         let trial = match lambda {
-            Lambda::Fixed(lambda) => return self.all(leaf, w, lambda).map(|_| Outcome::Refitted(lambda, None)),
+            Lambda::Fixed(lambda) => {
+                return Ok(match self.all(leaf, w, lambda)? {
+                    Some(_) => Outcome::Refitted(lambda, None),
+                    None => Outcome::Kept(SINGULAR),
+                });
+            }
             Lambda::Auto if !nonzero(held_out) || !nonzero(fit) => {
                 return Ok(Outcome::Kept("no samples were held out to choose lambda on"));
             }
@@ -228,7 +236,7 @@ impl Fit<'_> {
             return Ok(Outcome::Kept("no lambda makes it better on held-out samples"));
         };
         let before = leaf.clone();
-        let change = self.all(leaf, w, lambda)?;
+        let Some(change) = self.all(leaf, w, lambda)? else { return Ok(Outcome::Kept(SINGULAR)) };
         let gain = trial.gain(&trial.rows_of(&change));
         if gain <= 0.0 {
             *leaf = before;
@@ -248,7 +256,9 @@ impl Fit<'_> {
                 }
                 Ridge::new(self.seen.fit.gram.as_ref().expect("the fit has been looked at"), lambda)
             });
-            let mut change = ridge.map_err(|source| self.refused(source))?.solve(&pull);
+            // What is not positive definite is never taken.
+            let Ok(ridge) = ridge else { return Ok(f64::INFINITY) };
+            let mut change = ridge.solve(&pull);
             if let Some(mask) = &leaf.mask {
                 for (row, change) in trial.rows.iter().zip(change.chunks_mut(n)) {
                     change.iter_mut().enumerate().filter(|(j, _)| !mask.keeps(row * n + j)).for_each(|(_, x)| *x = 0.0);
@@ -260,14 +270,14 @@ impl Fit<'_> {
         Ok(chosen.filter(|(_, score)| *score < 0.0).map(|(lambda, _)| lambda))
     }
 
-    /// Fits to all samples; gives the change of the weight as it is stored.
-    fn all(&self, leaf: &mut Leaf, w: Vec<f32>, lambda: f64) -> Result<Vec<f32>> {
+    /// Fits to all samples; gives the change of the weight as it is stored, or nothing if they leave it open.
+    fn all(&self, leaf: &mut Leaf, w: Vec<f32>, lambda: f64) -> Result<Option<Vec<f32>>> {
         let n = self.shape[1];
         let ridge = self.seen.shared.get(&format!("retarget.all.{lambda}"), || {
             self.seen.shared.forget("retarget.all.");
             Ridge::new(&self.seen.gram().expect("the fit has been looked at"), lambda)
         });
-        let ridge = ridge.map_err(|source| self.refused(source))?;
+        let Ok(ridge) = ridge else { return Ok(None) };
         let mut aim = match ridge.is_delicate() {
             true => ridge.step(&w, &self.whole_drift()),
             false => ridge.solve(&product(&w, n, &self.drift(Part::All))),
@@ -277,7 +287,7 @@ impl Fit<'_> {
         replace(leaf, aim);
         let mut change = leaf.to_f32();
         change.iter_mut().zip(w).for_each(|(change, w)| *change -= w);
-        Ok(change)
+        Ok(Some(change))
     }
 
     /// The drift of some of the samples in single precision. Layers that read the same activations share it.
@@ -299,10 +309,6 @@ impl Fit<'_> {
             drift.iter_mut().zip(other.as_f64()).for_each(|(a, b)| *a += b);
         }
         drift
-    }
-
-    fn refused(&self, source: brevity_kernels::Error) -> Error {
-        Error::Kernel { method: NAME, site: self.site.clone(), leaf: self.path.into(), source }
     }
 }
 
