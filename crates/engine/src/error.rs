@@ -79,6 +79,12 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// Samples of such a number or length cannot be taken of any text.
+    #[error("{what}")]
+    Samples {
+        /// What is wrong with them.
+        what: String,
+    },
     /// A method looks at activations, and there is no text to run.
     #[error("`{method}` looks at what layers read, and there is no text to calibrate on\n  asked for by {place}")]
     NoText {
@@ -172,6 +178,10 @@ impl Error {
             )),
             Error::Disk { .. } => Some("free some space, or choose a directory on a larger disk".into()),
             Error::Text { .. } => Some("give a text of some thousand words with `--text`".into()),
+            Error::Samples { .. } => {
+                Some("change `--samples` and `--length`, or leave them out (128 samples of 2048 tokens, or as many as the \
+                      model was made for)".into())
+            }
             Error::NoText { .. } => Some(
                 "give one with `--text FILE`: some hundred kilobytes of what the model is for, or of general text".into(),
             ),

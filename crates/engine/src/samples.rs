@@ -84,20 +84,20 @@ impl Samples {
     /// Draws samples from the tokens of a text. A text shorter than one window is one shorter sample.
     ///
     /// # Errors
-    /// [`Error::Text`] if there are fewer than two tokens, or nothing was asked for.
+    /// [`Error::Samples`] if nothing was asked for, or more than the model was made for; [`Error::Text`] if there are
+    /// fewer than two tokens.
     pub fn draw(name: &str, tokens: &[u32], wanted: &Wanted, context: Option<usize>, seed: u64) -> Result<Self, Error> {
         let (asked, length, draw) = (wanted.samples(), wanted.length(context), wanted.draw.unwrap_or_default());
         let bad = |what: String| Err(Error::Text { text: name.to_owned(), what });
         if asked == 0 || length < 2 {
-            return bad(format!("{asked} samples of {length} tokens show nothing"));
+            return Err(Error::Samples { what: format!("{asked} samples of {length} tokens show nothing") });
         }
         if tokens.len() < 2 {
             return bad(format!("it has {} tokens", tokens.len()));
         }
         if let Some(context) = context.filter(|&context| length > context) {
-            return bad(format!(
-                "samples of {length} tokens are longer than the {context} that the model was made for"
-            ));
+            let what = format!("samples of {length} tokens are longer than the {context} that the model was made for");
+            return Err(Error::Samples { what });
         }
         let whole = tokens.len() / length;
         let window = |start: usize| tokens[start..start + length].to_vec();

@@ -265,6 +265,7 @@ fn a_text_that_the_tokenizer_hardly_knows_is_told_in_the_plan() {
     let known: Vec<u32> = (0..120).map(|n| 1 + n % 4).collect();
     let unknown: Vec<u32> = known.iter().map(|&token| if token < 3 { 0 } else { token }).collect();
     assert!(lints(&known).iter().all(|lint| !lint.contains("`t`")));
+    assert!(lints(&known[..40]).contains(&"the samples have 40 tokens, and layers up to 48 inputs".to_owned()));
     assert!(lints(&unknown).contains(&"60 of 120 tokens of `t` are `<unk>`".to_owned()), "{:?}", lints(&unknown));
 }
 

@@ -168,6 +168,10 @@ fn what_is_probably_not_meant_is_said() {
             "format: native\nsteps:\n  - prune.magnitude: {sparsity: 0.5}\n  - decompose.svd: {ratio: 0.5}\n",
             "fills in again what was pruned",
         ),
+        (
+            "steps:\n  - prune.magnitude: {sparsity: 0.5}\n  - recover.retarget: {}\n",
+            "had something taken before `recover.retarget`",
+        ),
         ("steps:\n  - prune.magnitude: {sparsity: 0}\n", "the recipe changes nothing"),
         (
             "format: native\nsteps:\n  - quantize.rtn: {bits: 4, group: 32, at: embed.tokens}\n",

@@ -130,6 +130,13 @@ fn a_key_is_set_by_method_or_number() {
         assert!(bad.origin.contains(assignment));
     }
     let mut twice = parse("steps:\n  - quantize.rtn: {at: attn}\n  - quantize.rtn: {at: mlp}\n").unwrap();
+    let together = ["quantize.gptq.groups=dynamic", "quantize.gptq.order=natural"];
+    for order in [[0, 1], [1, 0]] {
+        let mut recipe = Recipe::named("gptq-int4-classic").unwrap();
+        recipe.set_all(&order.map(|n| together[n])).expect("settings that need each other come in any order");
+    }
+    let mut alone = Recipe::named("gptq-int4-classic").unwrap();
+    assert!(alone.set(together[0]).unwrap_err().what.contains("`order: natural`"));
     assert!(twice.set("quantize.rtn.bits=3").unwrap_err().what.contains("several steps: 1, 2"));
     twice.set("2.bits=3").unwrap();
     assert!(twice.steps[0].settings.is_empty());

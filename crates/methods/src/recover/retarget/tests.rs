@@ -151,6 +151,20 @@ fn a_fit_that_does_not_carry_over_is_left_out_by_name() {
 }
 
 #[test]
+fn a_layer_whose_inputs_leave_the_fit_open_stays_as_it_is() {
+    // Fewer samples than inputs, and nothing that holds the layer back.
+    let (x, r) = drifted(1, 0.3, 0.2);
+    let few = seen(N, &x[..4 * N], &r[..4 * N]);
+    let before = layer(&noise(M * N, 2));
+    let mut after = before.clone();
+    let (notes, _) = retarget(json!({"lambda": 0}), &mut after, &few);
+    assert_eq!(after, before);
+    assert_eq!(notes, [format!("not retargeted: {SINGULAR}")]);
+    let (notes, _) = retarget(json!({}), &mut after, &few);
+    assert!(notes.iter().all(|note| !note.contains(SINGULAR)), "`auto` finds a lambda that holds: {notes:?}");
+}
+
+#[test]
 fn removed_entries_stay_removed_and_the_type_stays() {
     let (x, r) = drifted(1, 0.5, 0.05);
     let keep: Vec<bool> = (0..M * N).map(|n| n % 3 > 0).collect();
