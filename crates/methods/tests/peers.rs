@@ -95,7 +95,9 @@ fn sparsegpt_gives_the_mask_and_the_loss_of_llm_compressor() {
         let gone = (ROWS * COLUMNS / 2 + COLUMNS.div_ceil(block)) as f64;
         let settings = match pattern {
             true => json!({"pattern": "2:4", "damp": 0.01, "block": block}),
-            false => json!({"sparsity": gone / (ROWS * COLUMNS) as f64, "damp": 0.01, "block": block}),
+            false => json!({
+                "sparsity": gone / (ROWS * COLUMNS) as f64, "damp": 0.01, "order": "natural", "block": block,
+            }),
         };
         let (leaf, loss) = rewritten("prune.sparsegpt", settings, layer(&[]));
         let keep = leaf.mask.as_ref().expect("there is a mask").to_bools();

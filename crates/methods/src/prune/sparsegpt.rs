@@ -1,7 +1,7 @@
 //! `prune.sparsegpt`: removes weights one input after the other, and lets the inputs that follow make up for it.
 
 use brevity_kernels::columns::{Columns, Fit, Grid as Target, Prune, Solved};
-use brevity_kernels::grid::Scales;
+use brevity_kernels::grid::{self, Scales, Spec};
 use brevity_kernels::linalg::InverseFactor;
 use brevity_model::{Code, Dtype, Floats, Form, Group, Leaf, LeafForm, Linear, Mask, Site, Weight};
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::inputs::{DAMP, Damp, Inputs, error_on, figures, rows_of, sample};
 use crate::leaves::{check_finite, each_mut, each_seen, figure, is_rule};
 use crate::method::{Cx, LinearMethod};
+use crate::quantize::gptq::Order;
 use crate::quantize::grid::coded;
 use crate::quantize::rtn::Rtn;
 use crate::seen::{Needs, Seen};
@@ -33,6 +34,12 @@ const SETTINGS: &[Setting] = &[
     SPARSITY,
     PATTERN,
     DAMP,
+    Setting {
+        name: "order",
+        about: "which inputs come first: `activation` (the largest) or `natural` (as they lie in the weight; the only one \
+                with a pattern)",
+        default: "activation, with a pattern natural",
+    },
     Setting { name: "block", about: "inputs whose weights compete with each other, 1 or more", default: "128" },
     Setting {
         name: "quantize",
@@ -46,7 +53,8 @@ const SETTINGS: &[Setting] = &[
 /// With `H = Σ x xᵀ` over the inputs that were seen and `(H + damp I)⁻¹ = Uᵀ U`, removing `w` from input `j` costs
 /// `w² / U_jj²` if the inputs after it make up for it in the best way, which they then do. Of a matrix of `N` weights
 /// exactly `floor(sparsity * N)` are gone in the end, those that a mask has removed already included; they go evenly
-/// from all blocks of inputs, in which all rows compete. With a pattern `n:m`, `n` of every `m` consecutive inputs of
+/// from all blocks of inputs, in which all rows compete. The largest inputs come first, where most can still make up for
+/// them; `order: natural` is that of the paper. With a pattern `n:m`, `n` of every `m` consecutive inputs of
 /// a row go, chosen when the first of them is reached; inputs left over at the end of a row stay dense.
 ///
 /// Damping is chosen and raised as in `quantize.gptq`; where no damping does better on samples kept apart than removing
@@ -69,6 +77,8 @@ pub struct SparseGpt {
     pub amount: Amount,
     /// How much inputs are damped.
     pub damp: Damp,
+    /// Which inputs come first.
+    pub order: Order,
     /// Inputs whose weights compete.
     pub block: usize,
     /// The grid that kept weights are rounded to.
@@ -81,13 +91,14 @@ struct Settings {
     sparsity: Option<f64>,
     pattern: Option<String>,
     damp: Damp,
+    order: Option<Order>,
     block: usize,
     quantize: Option<Value>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { sparsity: None, pattern: None, damp: Damp::default(), block: 128, quantize: None }
+        Settings { sparsity: None, pattern: None, damp: Damp::default(), order: None, block: 128, quantize: None }
     }
 }
 
@@ -109,7 +120,15 @@ impl SparseGpt {
             Some(value) => return wrong("quantize", value),
             None => None,
         };
-        Ok(SparseGpt { amount, damp: s.damp, block: s.block, quantize })
+        let order = match (s.order, &amount) {
+            (Some(Order::Activation), Amount::Pattern { .. }) => {
+                return Err(Error::Settings { method: NAME, wants: "`order: natural` with `pattern`" });
+            }
+            (Some(order), _) => order,
+            (None, Amount::Share(_)) => Order::Activation,
+            (None, Amount::Pattern { .. }) => Order::Natural,
+        };
+        Ok(SparseGpt { amount, damp: s.damp, order, block: s.block, quantize })
     }
 
     /// What goes from a matrix of this shape; `None` if nothing does.
@@ -133,13 +152,17 @@ impl SparseGpt {
         let refused = |source| Error::Kernel { method: NAME, site: at.site.clone(), leaf: at.path.into(), source };
         let spec =
             self.quantize.as_ref().zip(at.grid).map(|(rtn, (group, dtype))| rtn.grid.spec(group, dtype, rtn.range));
+        // What is kept grows as it makes up for what goes, so scales are fitted when their group is reached, where groups
+        // are reached one by one.
+        let early = |spec: &Spec| self.order == Order::Activation || spec.group == grid::Group::Tensor;
         let fitted = match (&self.quantize, &spec) {
-            (Some(rtn), Some(spec)) => Some(rtn.grid.fit(spec, w, shape, keep).map_err(refused)?),
+            (Some(rtn), Some(spec)) if early(spec) => Some(rtn.grid.fit(spec, w, shape, keep).map_err(refused)?),
             _ => None,
         };
-        let grid = spec.as_ref().zip(fitted.as_ref()).map(|(spec, scales)| Target { spec, fit: Fit::Static(scales) });
+        let grid = spec.as_ref().map(|spec| Target { spec, fit: fitted.as_ref().map_or(Fit::Dynamic, Fit::Static) });
         let columns = Columns { factor, grid, prune: self.prune(shape), block: self.block };
-        let solved = columns.solve(w, shape, keep).map_err(refused)?;
+        let mut solved = columns.solve(w, shape, keep).map_err(refused)?;
+        let fitted = fitted.or(solved.scales.take());
         Ok((solved, fitted))
     }
 
@@ -159,7 +182,7 @@ impl SparseGpt {
             return Ok(());
         }
         let keep = leaf.mask.as_ref().map(Mask::to_bools);
-        let inputs = Inputs::new(NAME, at.site, at.path, seen, false, cx.notes)?;
+        let inputs = Inputs::new(NAME, at.site, at.path, seen, self.order == Order::Activation, cx.notes)?;
         let damp = match inputs.held_out {
             Some(held_out) if self.damp.is_auto() => {
                 let some = rows_of(&w, columns, sample(rows));
@@ -265,6 +288,7 @@ impl LinearMethod for SparseGpt {
     fn settings(&self) -> Value {
         let mut settings = self.amount.settings();
         settings["damp"] = serde_json::to_value(self.damp).expect("a number or a word is JSON");
+        settings["order"] = serde_json::to_value(self.order).expect("a word is JSON");
         settings["block"] = self.block.into();
         if let Some(rtn) = &self.quantize {
             settings["quantize"] = rtn.settings();
