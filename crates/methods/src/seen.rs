@@ -105,7 +105,7 @@ impl Seen {
 }
 
 impl Seen {
-    /// `Σ x xᵀ` over the samples of both folds, if any was seen. Up to [`KEEP`] inputs the layers of a tap share it.
+    /// `Σ x xᵀ` over the samples of both folds, if any was seen. Up to 4096 inputs the layers of a tap share it.
     pub fn gram(&self) -> Option<Both<'_>> {
         let merged = |fit: &Gram, held_out: &Gram| {
             let mut all = fit.clone();
