@@ -102,9 +102,7 @@ impl Seen {
             Fold { count: 0, gram: None, drift: None, sum: Vec::new(), sum_sq: Vec::new(), reference_sum: Vec::new() };
         Seen { fit: NONE, held_out: NONE, influence: None, shared: Shared(Mutex::new(BTreeMap::new())) }
     }
-}
 
-impl Seen {
     /// `Σ x xᵀ` over the samples of both folds, if any was seen. Up to 4096 inputs the layers of a tap share it.
     pub fn gram(&self) -> Option<Both<'_>> {
         let merged = |fit: &Gram, held_out: &Gram| {

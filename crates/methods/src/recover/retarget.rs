@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use self::ridge::{Ridge, product, singles};
 use crate::error::{Error, Result};
-use crate::inputs::Part;
+use crate::inputs::{Part, rows_of, sample};
 use crate::ladder;
 use crate::leaves::{check_finite, describe, each_mut, each_seen, figure, is_rule};
 use crate::method::{Cx, LinearMethod};
@@ -237,7 +237,7 @@ impl Fit<'_> {
         };
         let before = leaf.clone();
         let Some(change) = self.all(leaf, w, lambda)? else { return Ok(Outcome::Kept(SINGULAR)) };
-        let gain = trial.gain(&trial.rows_of(&change));
+        let gain = trial.gain(&rows_of(&change, self.shape[1], sample(self.shape[0])));
         if gain <= 0.0 {
             *leaf = before;
             return Ok(Outcome::Kept("it would be no better on held-out samples"));
@@ -260,7 +260,7 @@ impl Fit<'_> {
             let Ok(ridge) = ridge else { return Ok(f64::INFINITY) };
             let mut change = ridge.solve(&pull);
             if let Some(mask) = &leaf.mask {
-                for (row, change) in trial.rows.iter().zip(change.chunks_mut(n)) {
+                for (row, change) in sample(self.shape[0]).zip(change.chunks_mut(n)) {
                     change.iter_mut().enumerate().filter(|(j, _)| !mask.keeps(row * n + j)).for_each(|(_, x)| *x = 0.0);
                 }
             }
@@ -330,28 +330,18 @@ fn replace(leaf: &mut Leaf, mut values: Vec<f32>) {
 struct Trial<'a> {
     held_out: &'a Fold,
     n: usize,
-    rows: Vec<usize>,
     w: Vec<f32>,
     /// `W D` of these rows on the samples held out.
     pull: Vec<f32>,
 }
 
 impl<'a> Trial<'a> {
-    /// An eighth of the rows, and no fewer than 64; the same on every machine, spread evenly.
     fn new(fit: &Fit<'a>, w: &[f32]) -> Self {
-        let [m, n] = fit.shape;
-        let count = m.min((m / 8).max(64));
-        let held_out = &fit.seen.held_out;
-        let rows = (0..count).map(|i| i * m / count).collect();
-        let mut trial = Trial { held_out, n, rows, w: Vec::new(), pull: Vec::new() };
-        trial.w = trial.rows_of(w);
-        let pull = |drift: &Cross| product(&trial.w, n, &drift.to_f32());
-        trial.pull = held_out.drift.as_ref().map_or_else(|| vec![0.0; trial.w.len()], pull);
-        trial
-    }
-
-    fn rows_of(&self, whole: &[f32]) -> Vec<f32> {
-        self.rows.iter().flat_map(|&row| &whole[row * self.n..][..self.n]).copied().collect()
+        let ([m, n], held_out) = (fit.shape, &fit.seen.held_out);
+        let w = rows_of(w, n, sample(m));
+        let pull = |drift: &Cross| product(&w, n, &drift.to_f32());
+        let pull = held_out.drift.as_ref().map_or_else(|| vec![0.0; w.len()], pull);
+        Trial { held_out, n, w, pull }
     }
 
     /// By how much a change of these rows lowers their squared error, `2 tr(W D Δᵀ) - tr(Δ H Δᵀ)`.
@@ -368,7 +358,7 @@ impl<'a> Trial<'a> {
     }
 
     fn quadratic(&self, rows: &[f32]) -> f64 {
-        self.held_out.gram.as_ref().map_or(0.0, |gram| gram.quadratic(self.rows.len(), rows, Compute::F32))
+        self.held_out.gram.as_ref().map_or(0.0, |gram| gram.quadratic(rows.len() / self.n, rows, Compute::F32))
     }
 }
 
