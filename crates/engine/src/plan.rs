@@ -108,8 +108,6 @@ pub struct PlannedStage {
     pub specs: Vec<TensorSpec>,
     /// Whether a step touches it.
     pub touched: bool,
-    /// Memory that work on it takes at most, in bytes.
-    pub peak_bytes: u64,
 }
 
 /// Sizes before and after.
@@ -195,14 +193,8 @@ impl Plan {
         let (keep, spilled) = (costs.keep, costs.spilled());
         let stages: Vec<PlannedStage> = specs
             .into_iter()
-            .zip(&peaks)
             .enumerate()
-            .map(|(n, (specs, &peak_bytes))| PlannedStage {
-                place: model.place(n),
-                specs,
-                touched: work.touches(n),
-                peak_bytes,
-            })
+            .map(|(n, specs)| PlannedStage { place: model.place(n), specs, touched: work.touches(n) })
             .collect();
         let disk = (size.size_bytes_after + spilled, options.out.as_deref().and_then(free_bytes));
         let mut plan = Plan {

@@ -71,6 +71,16 @@ impl Damp {
     }
 }
 
+/// Which inputs come first, as written in a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Those with the largest mean square.
+    Activation,
+    /// As they lie in the weight.
+    Natural,
+}
+
 /// Which samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -98,7 +108,7 @@ impl<'a> Inputs<'a> {
         site: &Site,
         path: &str,
         seen: &'a Seen,
-        by_activation: bool,
+        order: Order,
         notes: &mut Vec<String>,
     ) -> Result<Self> {
         let unseen = || Error::Unseen { method, site: site.clone(), what: "its inputs" };
@@ -121,7 +131,7 @@ impl<'a> Inputs<'a> {
                 "{place}only {samples} samples were seen of {inputs} inputs; more would serve it better"
             ));
         }
-        let order = by_activation.then(|| {
+        let order = (order == Order::Activation).then(|| {
             let mut order: Vec<u32> = (0..inputs as u32).collect();
             order.sort_by(|&a, &b| diagonal[b as usize].total_cmp(&diagonal[a as usize]).then(a.cmp(&b)));
             order

@@ -65,12 +65,12 @@ use serde_json::Value;
 
 pub use decompose::svd::Svd;
 pub use error::{Error, Result};
-pub use inputs::{Auto, Damp};
+pub use inputs::{Auto, Damp, Order};
 pub use method::{Cx, LinearMethod, Survey, surveyed};
 pub use prune::magnitude::Magnitude;
 pub use prune::sparsegpt::SparseGpt;
 pub use prune::wanda::Wanda;
-pub use quantize::gptq::{Choice, Gptq, Groups, Order};
+pub use quantize::gptq::{Choice, Gptq, Groups};
 pub use quantize::grid::{Clip, GridSettings, Ragged, ScaleDtype, Share, Whole};
 pub use quantize::rtn::Rtn;
 pub use recover::bias::Bias;

@@ -10,10 +10,9 @@ use serde_json::Value;
 use super::pattern::{Amount, PATTERN, SPARSITY};
 use super::select::share;
 use crate::error::{Error, Result};
-use crate::inputs::{DAMP, Damp, Inputs, error_on, figures, rows_of, sample};
+use crate::inputs::{DAMP, Damp, Inputs, Order, error_on, figures, rows_of, sample};
 use crate::leaves::{check_finite, each_mut, each_seen, figure, is_rule};
 use crate::method::{Cx, LinearMethod};
-use crate::quantize::gptq::Order;
 use crate::quantize::grid::coded;
 use crate::quantize::rtn::Rtn;
 use crate::seen::{Needs, Seen};
@@ -182,7 +181,7 @@ impl SparseGpt {
             return Ok(());
         }
         let keep = leaf.mask.as_ref().map(Mask::to_bools);
-        let inputs = Inputs::new(NAME, at.site, at.path, seen, self.order == Order::Activation, cx.notes)?;
+        let inputs = Inputs::new(NAME, at.site, at.path, seen, self.order, cx.notes)?;
         let damp = match inputs.held_out {
             Some(held_out) if self.damp.is_auto() => {
                 let some = rows_of(&w, columns, sample(rows));

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::grid::{BITS, Clip, GROUP, GridSettings, RAGGED, SCALE_DTYPE, SYMMETRIC, coded};
 use crate::error::{Error, Result};
-use crate::inputs::{DAMP, Damp, Inputs, error_on, figures, rows_of, sample};
+use crate::inputs::{DAMP, Damp, Inputs, Order, error_on, figures, rows_of, sample};
 use crate::leaves::{check_finite, each_seen, figure};
 use crate::method::{Cx, LinearMethod};
 use crate::seen::{Needs, Seen};
@@ -108,16 +108,6 @@ pub enum Choice {
     Mse,
     /// What is better on samples that were kept apart.
     Auto,
-}
-
-/// Which inputs are rounded first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// Those with the largest mean square.
-    Activation,
-    /// As they lie in the weight.
-    Natural,
 }
 
 /// When scales are fitted.
@@ -266,7 +256,7 @@ impl Gptq {
         let w = leaf.to_f32();
         check_finite(site, path, &w)?;
         let keep = leaf.mask.as_ref().map(Mask::to_bools);
-        let inputs = Inputs::new(NAME, site, path, seen, self.order == Order::Activation, out.notes)?;
+        let inputs = Inputs::new(NAME, site, path, seen, self.order, out.notes)?;
         let rounding = Rounding { gptq: self, site, path, group, dtype };
         let (damp, clip) = match inputs.held_out {
             Some(held_out) if self.damp.is_auto() || self.range == Choice::Auto => {

@@ -235,7 +235,7 @@ fn the_left_factor_is_fitted_to_what_the_rounded_right_one_gives() {
 #[test]
 fn layers_that_read_the_same_activations_share_a_factor() {
     let seen = seen(100, 16);
-    let inputs = || Inputs::new(NAME, &site(), "", &seen, true, &mut Vec::new()).unwrap();
+    let inputs = || Inputs::new(NAME, &site(), "", &seen, Order::Activation, &mut Vec::new()).unwrap();
     let first = inputs().factor(Part::All, 0.1).unwrap();
     assert!(Arc::ptr_eq(&first, &inputs().factor(Part::All, 0.1).unwrap()));
     assert!(!Arc::ptr_eq(&first, &inputs().factor(Part::Fit, 0.1).unwrap()));
