@@ -8,8 +8,8 @@ text, block after block on the inputs that the blocks before have left. The firs
 are timed beside it. llm-compressor runs in f32 with its defaults (`--peer-dtype bf16` for the other one) and is counted
 from reading the model to the written files, without its imports; brevity is counted as a whole process. Peak memory is
 the maximum resident set of each child. The phases are brevity's own account of its time. Useful arithmetic is one forward
-pass, Gram triangles and solves; it is set against the rate of our bf16 matrix product measured in every round. Needs torch, transformers,
-datasets and llmcompressor; build brevity with `cargo build --release` first.
+pass, Gram triangles and solves; it is set against the rate of our bf16 matrix product measured in every round. Needs
+torch, transformers, datasets and llmcompressor; build brevity with `cargo build --release` first.
 """
 import argparse
 import pathlib

@@ -88,10 +88,13 @@ fn calibration(args: &Compress, wanted: &Wanted, checkpoint: &Checkpoint) -> any
     let own = brevity::is_embedded(&args.model).then_some("calibration");
     let Some(text) = wanted.text.as_deref().or(own) else { return Ok(None) };
     let text = brevity::calibration_text(text, checkpoint)?;
-    let enough = (wanted.draw == Some(Draw::First))
-        .then(|| wanted.samples().saturating_mul(wanted.length(checkpoint.model().context)));
-    let tokens = text.tokens_in_pieces(&checkpoint.tokenizer()?, enough.unwrap_or(usize::MAX))?;
-    let samples = Samples::draw(&text.name, &tokens, wanted, checkpoint.model().context, args.seed)?;
+    let context = checkpoint.model().context;
+    let enough = match wanted.draw {
+        Some(Draw::First) => wanted.samples().saturating_mul(wanted.length(context)),
+        _ => usize::MAX,
+    };
+    let tokens = text.tokens_in_pieces(&checkpoint.tokenizer()?, enough)?;
+    let samples = Samples::draw(&text.name, &tokens, wanted, context, args.seed)?;
     Ok(Some(Calibration { samples, compute: machine::compute(&args.machine, checkpoint) }))
 }
 

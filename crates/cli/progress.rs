@@ -67,7 +67,12 @@ impl Progress {
     pub fn row(&mut self, cells: &[impl AsRef<str>]) {
         let Some(table) = &mut self.table else { return };
         table.rows.push(line(cells, table.widths));
-        if !self.bar.is_hidden() {
+        self.tell();
+    }
+
+    /// Writes the rows that nobody has seen above the bar, if there is one.
+    fn tell(&mut self) {
+        if let Some(table) = self.table.as_mut().filter(|_| !self.bar.is_hidden()) {
             table.rows.drain(..).for_each(|row| self.bar.println(row));
         }
     }
@@ -82,9 +87,7 @@ impl Progress {
         if self.terminal {
             if self.bar.is_hidden() {
                 self.bar.set_draw_target(ProgressDrawTarget::stderr());
-                if let Some(table) = &mut self.table {
-                    table.rows.drain(..).for_each(|row| self.bar.println(row));
-                }
+                self.tell();
             }
         } else if self.spoken.elapsed() > EVERY && done > 0 && done < total {
             self.spoken = Instant::now();

@@ -84,9 +84,12 @@ impl Recipe {
         self.set_all(&[assignment])
     }
 
-    /// Changes several keys, of which none must make sense without the others.
+    /// Changes several keys, of which none must make sense without the others. If one is refused, nothing is changed.
     pub fn set_all(&mut self, assignments: &[impl AsRef<str>]) -> Result<(), BadRecipe> {
-        set::apply(self, assignments)
+        let mut changed = self.clone();
+        set::apply(&mut changed, assignments)?;
+        *self = changed;
+        Ok(())
     }
 
     /// The recipe with all settings spelled out, those by default too. Equal recipes give equal values.

@@ -136,7 +136,9 @@ fn a_key_is_set_by_method_or_number() {
         recipe.set_all(&order.map(|n| together[n])).expect("settings that need each other come in any order");
     }
     let mut alone = Recipe::named("gptq-int4-classic").unwrap();
-    assert!(alone.set(together[0]).unwrap_err().what.contains("`order: natural`"));
+    let before = alone.to_yaml();
+    assert!(alone.set_all(&["1.bits=3", together[0]]).unwrap_err().what.contains("`order: natural`"));
+    assert_eq!(alone.to_yaml(), before, "what is refused changes nothing");
     assert!(twice.set("quantize.rtn.bits=3").unwrap_err().what.contains("several steps: 1, 2"));
     twice.set("2.bits=3").unwrap();
     assert!(twice.steps[0].settings.is_empty());

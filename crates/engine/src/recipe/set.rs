@@ -19,11 +19,12 @@ pub(super) fn apply(recipe: &mut Recipe, assignments: &[impl AsRef<str>]) -> Res
     }
     for (at, assignment) in touched {
         let step = &recipe.steps[at];
-        let origin = format!("--set {assignment}");
-        let wrong = |what: String, hint: Option<String>| BadRecipe { origin: origin.clone(), line: None, what, hint };
-        let entry =
-            entry(&step.method).map_err(|hint| wrong(format!("there is no method `{}`", step.method), Some(hint)))?;
-        (entry.parse)(Value::Object(step.settings.clone())).map_err(|error| wrong(error.to_string(), error.hint()))?;
+        brevity_methods::method(&step.method, step.settings.clone().into()).map_err(|error| BadRecipe {
+            origin: format!("--set {assignment}"),
+            line: None,
+            what: error.to_string(),
+            hint: error.hint(),
+        })?;
     }
     Ok(())
 }
