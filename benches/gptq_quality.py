@@ -24,11 +24,17 @@ INT4, INT3, INT2 = (
     f"quantize.gptq: {{bits: {bits}, group: 64, symmetric: true, scale_dtype: f16, damp: auto, range: auto}}" for bits in (4, 3, 2)
 )
 
+# Rounding to two bits without looking, and pruning with rounding: in one pass, and one behind the other.
+RTN2 = "quantize.rtn: {bits: 2, group: 64, symmetric: true, range: mse, scale_dtype: f16}"
+GRID = "{bits: 4, group: 64, symmetric: true, scale_dtype: f16}"
+BEHIND = "quantize.gptq: {bits: 4, group: 64, symmetric: true, scale_dtype: f16, damp: 0.01}"
+
 # row -> (a recipe of brevity or the steps of one, options of the peer); no calibration where the first is not `True`
 ROWS = {
     "dense": (False, None, None),
     "rtn-int4": (False, "int4", None),
     "rtn-int3": (False, "int3", None),
+    "rtn-int2": (False, [RTN2], None),
     "gptq-int4-classic": (True, "gptq-int4-classic", ["--method", "gptq"]),
     "gptq-int4-no-retarget": (True, [INT4], ["--method", "gptq"]),
     "gptq-int4": (True, "gptq-int4", ["--method", "gptq"]),
@@ -41,6 +47,10 @@ ROWS = {
     "sparsegpt50": (True, ["prune.sparsegpt: {sparsity: 0.5}"], ["--method", "sparsegpt"]),
     "sparsegpt50-retarget": (True, [RETARGET, "prune.sparsegpt: {sparsity: 0.5}"], ["--method", "sparsegpt"]),
     "sparsegpt50-classic": (True, ["prune.sparsegpt: {sparsity: 0.5, damp: 0.01}"], ["--method", "sparsegpt"]),
+    "sparse50-int4-jointly": (True, [f"prune.sparsegpt: {{sparsity: 0.5, damp: 0.01, quantize: {GRID}}}"], None),
+    "sparse50-then-int4": (True, ["prune.sparsegpt: {sparsity: 0.5, damp: 0.01}", BEHIND], None),
+    "2:4-int4-jointly": (True, [f'prune.sparsegpt: {{pattern: "2:4", damp: 0.01, quantize: {GRID}}}'], None),
+    "2:4-then-int4": (True, ['prune.sparsegpt: {pattern: "2:4", damp: 0.01}', BEHIND], None),
     "wanda-2:4": (True, ['prune.wanda: {pattern: "2:4"}'], ["--method", "wanda", "--structure", "2:4"]),
     "wanda-2:4-retarget": (True, [RETARGET, 'prune.wanda: {pattern: "2:4"}'], ["--method", "wanda", "--structure", "2:4"]),
     "sparsegpt-2:4": (True, ['prune.sparsegpt: {pattern: "2:4"}'], ["--method", "sparsegpt", "--structure", "2:4"]),
