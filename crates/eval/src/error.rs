@@ -53,6 +53,25 @@ pub enum Error {
         /// What the tokenizer said.
         why: String,
     },
+    /// Tokens that stand for no text.
+    #[error("cannot read what the model wrote: {why}")]
+    Decode {
+        /// What the tokenizer said.
+        why: String,
+    },
+    /// A question without any token, for a model that has none to begin with.
+    #[error("a question is empty, and the model has no token that begins a text")]
+    Prompt,
+    /// A continuation longer than the model's context.
+    #[error("the continuation `{text}` has {tokens} tokens, the model reads {context}")]
+    Continuation {
+        /// Its beginning.
+        text: String,
+        /// How many tokens it has.
+        tokens: usize,
+        /// How many the model reads.
+        context: usize,
+    },
     /// Fewer tokens than the protocol needs.
     #[error("`{text}` has {tokens} tokens, but {needed} are needed for windows of {window}")]
     Short {

@@ -22,6 +22,8 @@
 #![forbid(unsafe_code)]
 
 mod agreement;
+mod ask;
+mod asker;
 mod divergence;
 mod error;
 mod loss;
@@ -35,8 +37,11 @@ mod size;
 mod stats;
 mod text;
 mod windows;
+mod words;
 
 pub use agreement::Agreement;
+pub use ask::{Answer, Ask, Limit, Pair, Weighed, Written};
+pub use asker::{Answers, AskOptions, ask};
 pub use divergence::Divergence;
 pub use error::{Error, Result};
 pub use loss::Loss;
@@ -49,3 +54,4 @@ pub use score::{Evaluation, Score};
 pub use size::Size;
 pub use text::{Text, first_token};
 pub use windows::{Protocol, Windows};
+pub use words::Words;

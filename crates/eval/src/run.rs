@@ -167,7 +167,7 @@ fn watch(observer: &mut dyn Observer, progress: Progress) -> Result<(), LoadErro
 }
 
 /// Our own errors as they were, the runtime's as [`Error::Run`].
-fn unwrapped(error: brevity_runtime::Error) -> Error {
+pub(crate) fn unwrapped(error: brevity_runtime::Error) -> Error {
     match error {
         brevity_runtime::Error::Caller(ours) => match ours.downcast::<Error>() {
             Ok(ours) => *ours,

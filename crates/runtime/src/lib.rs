@@ -9,6 +9,9 @@
 //! * resident, for generation: [`Resident`] keeps all stages and a [`Cache`] of keys and values; [`generate`]
 //!   continues a text.
 //!
+//! Questions are answered by the same two: [`weigh`] says how likely token sequences are, sharing what they have in common
+//! at the beginning ([`Bundle`]); [`write`] continues many prompts side by side.
+//!
 //! [`Flow`] runs calibration samples from tap to tap, for methods that look at the inputs of layers.
 //!
 //! Results depend neither on how windows are batched nor on the number of threads. This crate reads no files (see
@@ -16,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod applied;
+mod bundle;
 mod cache;
 mod error;
 mod flow;
@@ -28,9 +32,12 @@ mod store;
 mod stream;
 mod streamed;
 mod table;
+mod weigh;
+mod write;
 
 pub use applied::Applied;
 pub use brevity_kernels::ops::Compute;
+pub use bundle::Bundle;
 pub use cache::{Cache, Kv};
 pub use error::{Error, Result};
 pub use flow::{Flow, Keep, Tap};
@@ -42,3 +49,5 @@ pub use resident::Resident;
 pub use stream::Stream;
 pub use streamed::{Chunk, Progress, StreamOptions, Visit, Watch, run_streamed, run_streamed_pair};
 pub use table::Table;
+pub use weigh::{Prediction, Sequence, WeighOptions, weigh};
+pub use write::{Writing, write};

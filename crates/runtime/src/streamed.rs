@@ -107,7 +107,7 @@ fn run(
 ) -> Result<()> {
     let forward = Forward::new(options.compute);
     let prepare = Prepare::new(options.compute);
-    let mut work = Work::new(models, windows, watch);
+    let mut work = Work::new(models, windows.iter().map(Vec::len).sum(), watch);
     let width: usize = models.iter().map(|stages| stages.model().hidden).sum();
     for batch in passes(windows, 4 * width as u64, options.budget_bytes) {
         let now = &windows[batch.clone()];
@@ -205,7 +205,7 @@ pub(crate) fn places(model: &Model<Source>) -> Vec<(usize, Place)> {
 }
 
 /// Parameters that a token is multiplied with in a stage. A table costs nothing: one row is looked up.
-fn cost(model: &Model<Source>, n: usize) -> f64 {
+pub(crate) fn cost(model: &Model<Source>, n: usize) -> f64 {
     match &model.stages[n] {
         Stage::Block(_) | Stage::Head(_) => {
             model.stages[n].weights().iter().map(|(_, _, source)| source.form.parameters() as f64).sum()
@@ -234,15 +234,14 @@ fn passes(windows: &[Vec<u32>], bytes_per_token: u64, budget: u64) -> Vec<Range<
 }
 
 /// How much of the work is done, and who wants to know.
-struct Work<'a> {
+pub(crate) struct Work<'a> {
     done: f64,
     all: f64,
     watch: Watch<'a>,
 }
 
 impl<'a> Work<'a> {
-    fn new(models: &[&dyn Stages], windows: &[Vec<u32>], watch: Watch<'a>) -> Self {
-        let tokens: usize = windows.iter().map(Vec::len).sum();
+    pub(crate) fn new(models: &[&dyn Stages], tokens: usize, watch: Watch<'a>) -> Self {
         let parameters = |stages: &&dyn Stages| {
             let model = stages.model();
             let table = if model.is_tied() { (model.hidden * model.vocabulary) as f64 } else { 0.0 };
@@ -252,7 +251,7 @@ impl<'a> Work<'a> {
         Work { done: 0.0, all: all.max(1.0), watch }
     }
 
-    fn done(&mut self, place: Place, cost: f64) -> Result<()> {
+    pub(crate) fn done(&mut self, place: Place, cost: f64) -> Result<()> {
         self.done += cost;
         (self.watch)(Progress { place, fraction: (self.done / self.all).min(1.0) }).map_err(Error::Caller)
     }
