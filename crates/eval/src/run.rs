@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use brevity_model::{LoadError, Stages};
-use brevity_runtime::{Compute, Progress, StreamOptions, run_streamed, run_streamed_pair};
+use brevity_runtime::{Compute, FirstRows, Progress, StreamOptions, run_streamed, run_streamed_pair};
 
 use crate::error::{Error, Result};
 use crate::measure::{Measure, PairMeasure, Rows};
@@ -147,7 +147,11 @@ pub fn compare(
 }
 
 fn stream_options(windows: &Windows, options: &Options) -> StreamOptions {
-    StreamOptions { compute: options.compute, budget_bytes: options.budget_bytes, first_row: windows.first_row() }
+    StreamOptions {
+        budget_bytes: options.budget_bytes,
+        first_rows: FirstRows::Same(windows.first_row()),
+        ..StreamOptions::new(options.compute)
+    }
 }
 
 /// The runtime has checked that logits are finite, and `evaluate` that tokens are known.
