@@ -45,6 +45,16 @@ pub enum Error {
         /// The fields that the line has, if it is an object.
         found: Vec<String>,
     },
+    /// A file of facts, concepts, judgements or pairs that is none.
+    #[error("`{}`{} {why}", path.display(), line.map_or_else(String::new, |line| format!(", line {line},")))]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from one, if one is to blame.
+        line: Option<usize>,
+        /// What is wrong with it: `has no field `prompt``.
+        why: String,
+    },
     /// The tokenizer failed.
     #[error("cannot tokenize `{text}`: {why}")]
     Tokenize {

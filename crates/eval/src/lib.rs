@@ -22,8 +22,10 @@
 #![forbid(unsafe_code)]
 
 mod agreement;
+mod data;
 mod divergence;
 mod error;
+pub mod facts;
 mod harness;
 mod loss;
 mod measure;
