@@ -32,10 +32,12 @@ mod measure;
 mod memory;
 mod perplexity;
 mod reference;
+pub mod retrieval;
 mod run;
 mod score;
 mod size;
 pub mod stats;
+pub mod sts;
 mod text;
 mod windows;
 
