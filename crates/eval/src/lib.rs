@@ -27,6 +27,7 @@ mod divergence;
 mod error;
 pub mod facts;
 mod harness;
+pub mod layers;
 mod loss;
 mod measure;
 mod memory;
