@@ -33,6 +33,7 @@ mod measure;
 mod memory;
 mod perplexity;
 mod reference;
+pub mod representation;
 pub mod retrieval;
 mod run;
 mod score;
