@@ -135,6 +135,14 @@ pub enum Error {
         /// Here.
         found: String,
     },
+    /// A value vector that the model does not have.
+    #[error("`blocks.{block}.mlp.down` has no column {channel}")]
+    Trace {
+        /// The block.
+        block: usize,
+        /// The column.
+        channel: usize,
+    },
     /// Nothing was observed.
     #[error("nothing was measured")]
     Nothing,
@@ -169,6 +177,7 @@ impl Error {
                 Some("the model overflows: try `--dtype f32`, and look for NaN in its weights with `inspect`".into())
             }
             Error::Measure { known, .. } => Some(format!("the measures are {}", known.join(", "))),
+            Error::Trace { .. } => Some("the vectors are those of another model".into()),
             Error::Reference { .. } | Error::Differs { .. } => Some("store the reference again".into()),
             Error::Run(error) => error.hint(),
             _ => None,

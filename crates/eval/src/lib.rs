@@ -41,6 +41,7 @@ mod size;
 pub mod stats;
 pub mod sts;
 mod text;
+pub mod traces;
 mod windows;
 
 pub use agreement::Agreement;
