@@ -45,6 +45,16 @@ pub enum Error {
         /// The fields that the line has, if it is an object.
         found: Vec<String>,
     },
+    /// A file of facts, concepts, judgements or pairs that is none.
+    #[error("`{}`{} {why}", path.display(), line.map_or_else(String::new, |line| format!(", line {line},")))]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from one, if one is to blame.
+        line: Option<usize>,
+        /// What is wrong with it: `has no field `prompt``.
+        why: String,
+    },
     /// The tokenizer failed.
     #[error("cannot tokenize `{text}`: {why}")]
     Tokenize {
@@ -144,6 +154,14 @@ pub enum Error {
         /// Here.
         found: String,
     },
+    /// A value vector that the model does not have.
+    #[error("`blocks.{block}.mlp.down` has no column {channel}")]
+    Trace {
+        /// The block.
+        block: usize,
+        /// The column.
+        channel: usize,
+    },
     /// Nothing was observed.
     #[error("nothing was measured")]
     Nothing,
@@ -178,6 +196,7 @@ impl Error {
                 Some("the model overflows: try `--dtype f32`, and look for NaN in its weights with `inspect`".into())
             }
             Error::Measure { known, .. } => Some(format!("the measures are {}", known.join(", "))),
+            Error::Trace { .. } => Some("the vectors are those of another model".into()),
             Error::Reference { .. } | Error::Differs { .. } => Some("store the reference again".into()),
             Error::Run(error) => error.hint(),
             _ => None,

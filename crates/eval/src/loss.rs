@@ -2,10 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::measure::{Entry, Make, PairMeasure, Rows};
-use crate::perplexity::losses;
+use crate::perplexity::{document_sums, losses};
 use crate::score::Score;
-use crate::stats::{Estimate, Samples};
-use crate::windows::Windows;
+use crate::stats::{Estimate, Samples, ratio};
+use crate::windows::{Protocol, Windows};
 
 pub(crate) const ENTRY: Entry = Entry {
     name: "loss",
@@ -15,10 +15,20 @@ pub(crate) const ENTRY: Entry = Entry {
 
 /// The mean change of the negative log-likelihood, and the ratio of perplexities that it means.
 ///
+/// By the harness's protocol the second score is `word_perplexity_ratio`.
+///
 /// Its standard error is that of paired differences, which is far less than that of either model's perplexity.
 #[derive(Debug, Default)]
 pub struct Loss {
     changes: Samples,
+}
+
+impl Loss {
+    /// The change of the loss of all documents by their words.
+    fn by_word(&self, windows: &Windows) -> Result<Estimate> {
+        let words: Vec<f64> = windows.documents.iter().map(|document| document.words as f64).collect();
+        ratio(&document_sums(&self.changes, windows), &words).ok_or(Error::Nothing)
+    }
 }
 
 impl PairMeasure for Loss {
@@ -31,9 +41,11 @@ impl PairMeasure for Loss {
 
     fn report(&mut self, windows: &Windows) -> Result<Vec<Score>> {
         let change = self.changes.mean().ok_or(Error::Nothing)?;
-        let value = change.value.exp();
-        let ratio = Estimate { value, error: change.error.map(|error| error * value) };
-        Ok(vec![Score::new("nll_change", windows, change), Score::new("perplexity_ratio", windows, ratio)])
+        let (name, power) = match windows.protocol {
+            Protocol::Window | Protocol::LlamaCpp => ("perplexity_ratio", change),
+            Protocol::Harness => ("word_perplexity_ratio", self.by_word(windows)?),
+        };
+        Ok(vec![Score::new("nll_change", windows, change), Score::new(name, windows, power.exp())])
     }
 }
 
