@@ -125,6 +125,12 @@ pub enum Error {
         /// Here.
         found: String,
     },
+    /// Data of a task cannot be read.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// A task cannot be used.
+    #[error(transparent)]
+    Task(#[from] crate::task::TaskError),
     /// Nothing was observed.
     #[error("nothing was measured")]
     Nothing,
@@ -161,6 +167,8 @@ impl Error {
             Error::Measure { known, .. } => Some(format!("the measures are {}", known.join(", "))),
             Error::Reference { .. } | Error::Differs { .. } => Some("store the reference again".into()),
             Error::Run(error) => error.hint(),
+            Error::Data(error) => error.hint(),
+            Error::Task(error) => error.hint(),
             _ => None,
         }
     }

@@ -66,7 +66,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-fn of_means(means: &[f64]) -> Option<Estimate> {
+pub(crate) fn of_means(means: &[f64]) -> Option<Estimate> {
     let n = means.len();
     if n == 0 {
         return None;
