@@ -27,7 +27,7 @@
 //! let dir = std::env::temp_dir().join("brevity-eval-example");
 //! std::fs::create_dir_all(&dir)?;
 //! std::fs::write(dir.join("boolq.jsonl"), r#"{"passage": "Ice is cold.", "question": "is ice cold", "answer": true}"#)?;
-//! let task = Task::named("boolq").map_err(brevity_eval::Error::from)?;
+//! let task = Task::named("boolq")?;
 //! let items = task.items(&dir, None, Mode::Strict)?;
 //! let [no, yes] = [-2.0, -1.0].map(|log_prob| Weighed { log_prob, tokens: 1, greedy: false });
 //! let graded = task.grade(&items[0], &Answer::Weights(vec![no, yes]))?;

@@ -15,7 +15,7 @@ mod library;
 mod metric;
 mod result;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,8 @@ pub struct Task {
     pub source: String,
     /// The version of the protocol; results of different versions cannot be compared.
     pub version: f64,
+    /// The folder of the file it was read from, where its data is unless somebody says another; none if it is embedded.
+    pub folder: Option<PathBuf>,
     strict: Form,
     compat: Option<Form>,
 }
@@ -79,6 +81,7 @@ impl Task {
             about: keys.about.clone().unwrap_or_default(),
             source: keys.source.clone().unwrap_or_default(),
             version: keys.version.unwrap_or(1.0),
+            folder: None,
             compat: compat.transpose()?,
             strict: Form::new(keys, origin)?,
         })

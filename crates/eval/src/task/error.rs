@@ -97,6 +97,8 @@ impl fmt::Display for BadTask {
     }
 }
 
+impl std::error::Error for BadTask {}
+
 impl TaskError {
     /// What the reader can do about it, if we know.
     pub fn hint(&self) -> Option<String> {

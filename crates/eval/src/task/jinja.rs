@@ -1,11 +1,13 @@
 //! Templates and expressions over the fields of a row.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 
 use indexmap::IndexMap;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use regex::Regex;
 
 use super::error::TaskError;
 use super::keys::{Several, Words};
@@ -184,22 +186,8 @@ fn ones(labels: &Value) -> Result<Vec<usize>, Error> {
 
 /// HellaSwag's texts without what WikiHow left in them.
 fn wikihow(text: &str) -> String {
-    let mut rest = text.trim().replace(" [title]", ". ");
-    let mut kept = String::new();
-    // Takes out the shortest `[...]`, within a line, from the left.
-    while let Some(open) = rest.find('[') {
-        match rest[open..].find([']', '\n']) {
-            Some(close) if rest[open..].as_bytes()[close] == b']' => {
-                kept += &rest[..open];
-                rest = rest[open + close + 1..].to_owned();
-            }
-            _ => {
-                kept += &rest[..=open];
-                rest = rest[open + 1..].to_owned();
-            }
-        }
-    }
-    (kept + &rest).replace("  ", " ")
+    static BRACKETS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\[.*?\]").expect("a pattern"));
+    BRACKETS.replace_all(&text.trim().replace(" [title]", ". "), "").replace("  ", " ")
 }
 
 /// At most so many characters, without the word that would be cut.

@@ -61,7 +61,8 @@ impl Task {
             path: said.into(),
             source,
         })?;
-        Ok(Task::parse(&text, said)?)
+        let folder = Path::new(said).parent().map(Path::to_owned);
+        Ok(Task { folder, ..Task::parse(&text, said)? })
     }
 }
 

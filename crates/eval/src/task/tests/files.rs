@@ -79,9 +79,10 @@ fn an_unknown_key_of_data_is_refused() {
 fn a_file_of_a_users_own_is_a_task_of_its_name() {
     let dir = crate::data::tests::folder(&[("mine.yaml", YAML.as_bytes())]);
     let path = dir.path().join("mine.yaml");
-    assert_eq!(Task::load(path.to_str().unwrap()).unwrap().name, "mine");
+    let task = Task::load(path.to_str().unwrap()).unwrap();
+    assert_eq!((task.name.as_str(), task.folder.as_deref()), ("mine", Some(dir.path())));
     assert!(Task::load("no/such.yaml").unwrap_err().to_string().starts_with("cannot read `no/such.yaml`"));
-    assert_eq!(Task::load("boolq").unwrap().name, "boolq");
+    assert_eq!(Task::load("boolq").unwrap().folder, None);
 }
 
 #[test]
