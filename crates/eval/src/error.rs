@@ -47,7 +47,7 @@ pub enum Error {
     },
     /// A file of facts, concepts, judgements or pairs that is none.
     #[error("`{}`{} {why}", path.display(), line.map_or_else(String::new, |line| format!(", line {line},")))]
-    Data {
+    Items {
         /// The file.
         path: PathBuf,
         /// The line, counted from one, if one is to blame.
@@ -162,6 +162,12 @@ pub enum Error {
         /// The column.
         channel: usize,
     },
+    /// Data of a task cannot be read.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// A task cannot be used.
+    #[error(transparent)]
+    Task(#[from] crate::task::TaskError),
     /// Nothing was observed.
     #[error("nothing was measured")]
     Nothing,
@@ -199,6 +205,8 @@ impl Error {
             Error::Trace { .. } => Some("the vectors are those of another model".into()),
             Error::Reference { .. } | Error::Differs { .. } => Some("store the reference again".into()),
             Error::Run(error) => error.hint(),
+            Error::Data(error) => error.hint(),
+            Error::Task(error) => error.hint(),
             _ => None,
         }
     }

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data;
 use crate::error::Result;
+use crate::read;
 use crate::stats::{Estimate, mean_of};
 
 pub use changes::{BANDS, Change, FactChanges, Flips, changes};
@@ -48,7 +48,7 @@ impl Fact {
 /// # Errors
 /// [`Error::File`](crate::Error::File), [`Error::Utf8`](crate::Error::Utf8), [`Error::Data`](crate::Error::Data).
 pub fn read(path: &Path) -> Result<Vec<Fact>> {
-    parse(&data::text(path)?, path)
+    parse(&read::text(path)?, path)
 }
 
 /// The same from text at hand; the path only names it.
@@ -56,7 +56,7 @@ pub fn read(path: &Path) -> Result<Vec<Fact>> {
 /// # Errors
 /// [`Error::Data`](crate::Error::Data).
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Fact>> {
-    if text.trim_start().starts_with('[') { data::json(text.as_bytes(), path) } else { data::json_lines(text, path) }
+    if text.trim_start().starts_with('[') { read::json(text.as_bytes(), path) } else { read::json_lines(text, path) }
 }
 
 /// How well a model knows a fact.

@@ -16,8 +16,8 @@ use brevity_kernels::matmul::{Dims, matmul_nt_f32};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::data;
 use crate::error::{Error, Result};
+use crate::read;
 use crate::stats::{Estimate, mean_of};
 
 /// A document of a corpus.
@@ -58,7 +58,7 @@ pub type Judgements = BTreeMap<String, HashMap<String, u32>>;
 /// # Errors
 /// [`Error::File`], [`Error::Utf8`], [`Error::Data`].
 pub fn read_corpus(path: &Path) -> Result<Vec<Passage>> {
-    data::json_lines(&data::text(path)?, path)
+    read::json_lines(&read::text(path)?, path)
 }
 
 /// Reads `queries.jsonl`.
@@ -66,7 +66,7 @@ pub fn read_corpus(path: &Path) -> Result<Vec<Passage>> {
 /// # Errors
 /// As [`read_corpus`].
 pub fn read_queries(path: &Path) -> Result<Vec<Query>> {
-    data::json_lines(&data::text(path)?, path)
+    read::json_lines(&read::text(path)?, path)
 }
 
 /// Reads `qrels/test.tsv`: query, document and relevance separated by tabs, below a line of titles.
@@ -74,13 +74,13 @@ pub fn read_queries(path: &Path) -> Result<Vec<Query>> {
 /// # Errors
 /// As [`read_corpus`].
 pub fn read_judgements(path: &Path) -> Result<Judgements> {
-    parse_judgements(&data::text(path)?, path)
+    parse_judgements(&read::text(path)?, path)
 }
 
 fn parse_judgements(text: &str, path: &Path) -> Result<Judgements> {
     let mut judgements = Judgements::new();
     for (n, line) in text.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()) {
-        let bad = |why: &str| Error::Data { path: path.to_owned(), line: Some(n + 1), why: why.to_owned() };
+        let bad = |why: &str| Error::Items { path: path.to_owned(), line: Some(n + 1), why: why.to_owned() };
         let fields: Vec<&str> = line.split('\t').map(str::trim).collect();
         let [query, document, relevance] = fields[..] else { return Err(bad("does not have three fields")) };
         let relevance: i64 = relevance.parse().map_err(|_| bad("has a relevance that is no whole number"))?;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::data;
 use crate::error::{Error, Result};
+use crate::read;
 use crate::stats::spearman;
 
 /// Two sentences, and how similar people find them.
@@ -23,12 +23,12 @@ pub struct Pair {
 /// # Errors
 /// [`Error::File`], [`Error::Utf8`], [`Error::Data`].
 pub fn read(path: &Path) -> Result<Vec<Pair>> {
-    parse(&data::text(path)?, path)
+    parse(&read::text(path)?, path)
 }
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Pair>> {
     let pair = |(n, line): (usize, &str)| {
-        let bad = |why: &str| Error::Data { path: path.to_owned(), line: Some(n + 1), why: why.to_owned() };
+        let bad = |why: &str| Error::Items { path: path.to_owned(), line: Some(n + 1), why: why.to_owned() };
         let fields: Vec<&str> = line.split('\t').collect();
         let [_, _, _, _, gold, first, second, ..] = fields[..] else {
             return Err(bad("has fewer than seven fields"));

@@ -16,8 +16,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data;
 use crate::error::Result;
+use crate::read;
 
 pub use find::find;
 pub use narrowed::Narrowed;
@@ -84,7 +84,7 @@ impl Concept {
 /// # Errors
 /// [`Error::File`](crate::Error::File), [`Error::Data`](crate::Error::Data).
 pub fn read(path: &Path) -> Result<Vec<Concept>> {
-    data::json(&data::bytes(path)?, path)
+    read::json(&read::bytes(path)?, path)
 }
 
 #[cfg(test)]
@@ -95,7 +95,7 @@ mod tests {
     fn concepts_of_the_benchmark_are_read() {
         let json =
             br#"[{"Concept": "Poland", "Layer": 23, "Dim": 743, "QA": [" What?\n"], "wikipedia_content": "Poland"}]"#;
-        let concepts: Vec<Concept> = data::json(json, Path::new("c.json")).unwrap();
+        let concepts: Vec<Concept> = read::json(json, Path::new("c.json")).unwrap();
         let trace = concepts[0].trace();
         assert_eq!((trace.concept.as_deref(), trace.block, trace.channel), (Some("Poland"), 23, 743));
         assert_eq!(concepts[0].questions.len(), 1);

@@ -12,10 +12,11 @@ use crate::applied::Applied;
 use crate::bundle::{Bundle, runs};
 use crate::error::{Error, Result};
 use crate::forward::Forward;
+use crate::look::Watch;
 use crate::prepare::Prepare;
 use crate::read;
 use crate::stream::{check_finite, check_ids};
-use crate::streamed::{Watch, Work, cost, load, places, tied};
+use crate::streamed::{Work, cost, load, places, tied};
 
 /// Bytes of logits that are made at once.
 const LOGITS_BYTES: usize = 32 << 20;
