@@ -32,6 +32,7 @@ mod loss;
 mod measure;
 mod memory;
 mod perplexity;
+mod random;
 mod reference;
 pub mod representation;
 pub mod retrieval;
