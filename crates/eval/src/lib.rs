@@ -52,6 +52,7 @@ mod loss;
 mod measure;
 mod memory;
 mod perplexity;
+mod random;
 mod read;
 mod reference;
 pub mod representation;

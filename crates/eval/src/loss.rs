@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::measure::{Entry, Make, PairMeasure, Rows};
 use crate::perplexity::{document_sums, losses};
 use crate::score::Score;
-use crate::stats::{Estimate, Samples, ratio};
+use crate::stats::{Bootstrap, Estimate, Interval, Samples, ratio};
 use crate::windows::{Protocol, Windows};
 
 pub(crate) const ENTRY: Entry = Entry {
@@ -25,9 +25,10 @@ pub struct Loss {
 
 impl Loss {
     /// The change of the loss of all documents by their words.
-    fn by_word(&self, windows: &Windows) -> Result<Estimate> {
+    fn by_word(&self, windows: &Windows) -> Result<(Estimate, Option<Interval>)> {
         let words: Vec<f64> = windows.documents.iter().map(|document| document.words as f64).collect();
-        ratio(&document_sums(&self.changes, windows), &words).ok_or(Error::Nothing)
+        let changes = document_sums(&self.changes, windows);
+        Ok((ratio(&changes, &words).ok_or(Error::Nothing)?, Bootstrap::default().ratio(&changes, &words)))
     }
 }
 
@@ -40,12 +41,18 @@ impl PairMeasure for Loss {
     }
 
     fn report(&mut self, windows: &Windows) -> Result<Vec<Score>> {
-        let change = self.changes.mean().ok_or(Error::Nothing)?;
-        let (name, power) = match windows.protocol {
-            Protocol::Window | Protocol::LlamaCpp => ("perplexity_ratio", change),
-            Protocol::Harness => ("word_perplexity_ratio", self.by_word(windows)?),
+        let (change, within) = (self.changes.mean().ok_or(Error::Nothing)?, self.changes.interval());
+        let (name, power, of_power) = match windows.protocol {
+            Protocol::Window | Protocol::LlamaCpp => ("perplexity_ratio", change, within),
+            Protocol::Harness => {
+                let (power, within) = self.by_word(windows)?;
+                ("word_perplexity_ratio", power, within)
+            }
         };
-        Ok(vec![Score::new("nll_change", windows, change), Score::new(name, windows, power.exp())])
+        Ok(vec![
+            Score::new("nll_change", windows, change).within(within),
+            Score::new(name, windows, power.exp()).within(of_power.map(Interval::exp)),
+        ])
     }
 }
 
@@ -68,5 +75,6 @@ mod tests {
         assert!((scores[0].value - 2f64.ln()).abs() < 1e-7);
         assert!((scores[1].value - 2.0).abs() < 1e-6);
         assert_eq!(scores[0].error, Some(0.0));
+        assert!(scores[1].interval.is_some_and(|[low, high]| low == high));
     }
 }

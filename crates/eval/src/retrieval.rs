@@ -168,6 +168,9 @@ pub fn recall(ranked: &[&str], relevant: &HashMap<String, u32>, k: usize) -> Opt
     (all > 0).then(|| found as f64 / all as f64)
 }
 
+/// A score of one query: of ranked documents, those that are relevant, and `k`.
+type OfQuery = fn(&[&str], &HashMap<String, u32>, usize) -> Option<f64>;
+
 /// How good a retrieval is, over the queries that have relevant documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retrieval {
@@ -188,7 +191,7 @@ pub struct Retrieval {
 /// Scores ranked documents of queries. Queries without relevant documents do not count, as in BEIR; judged queries that
 /// were not asked count as nothing found. `None` if no query counts.
 pub fn score(ranked: &HashMap<&str, Vec<&str>>, judgements: &Judgements, k: usize) -> Option<Retrieval> {
-    let each = |f: fn(&[&str], &HashMap<String, u32>, usize) -> Option<f64>| -> Vec<f64> {
+    let each = |f: OfQuery| -> Vec<f64> {
         let one = |(query, relevant): (&String, &HashMap<String, u32>)| {
             f(ranked.get(query.as_str()).map_or(&[][..], Vec::as_slice), relevant, k)
         };

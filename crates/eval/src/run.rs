@@ -186,10 +186,6 @@ fn lockstep(
         Ok(hidden.iter_mut().try_for_each(|measure| measure.observe(&boundary))?)
     };
     let boundaries: Option<Cross<'_>> = if looked_at { Some(&mut cross) } else { None };
-    let logits: Option<Visit<'_>> = match logits {
-        Some(visit) => Some(visit), // for as long as the other, which is shorter
-        None => None,
-    };
     let options = stream_options(windows, options);
     let looks = Looks { boundaries, logits };
     run_lockstep(&models, &windows.windows, &options, looks, &mut |progress| watch(observer, progress))

@@ -92,13 +92,13 @@ pub type Watch<'a> = &'a mut dyn FnMut(Progress) -> std::result::Result<(), Load
 
 /// What is looked at while models run.
 #[derive(Default)]
-pub struct Looks<'a> {
+pub struct Looks<'b, 'l> {
     /// Hidden states between stages.
     ///
     /// After each stage that all models have, in order, every window of a pass is shown. Models of different depth
     /// share their first blocks; those that only one has are not shown. Last, every window is shown as it stands
     /// behind the last norm, under [`Place::Head`].
-    pub boundaries: Option<Cross<'a>>,
+    pub boundaries: Option<Cross<'b>>,
     /// Logits. Without them models need no head, nor one vocabulary.
-    pub logits: Option<Visit<'a>>,
+    pub logits: Option<Visit<'l>>,
 }

@@ -58,7 +58,7 @@ pub fn run_lockstep(
     models: &[&dyn Stages],
     windows: &[Vec<u32>],
     options: &StreamOptions,
-    mut looks: Looks<'_>,
+    mut looks: Looks<'_, '_>,
     watch: Watch<'_>,
 ) -> Result<()> {
     assert!((1..=2).contains(&models.len()), "one model or two");
@@ -91,7 +91,7 @@ pub fn run_lockstep(
         }
         let ends = runs.into_iter().map(|run| End::new(&prepare, run, looks.logits.is_some()));
         let ends = ends.collect::<Result<Vec<End<'_>>>>()?;
-        for at in 0..now.len() {
+        for (at, ids) in now.iter().enumerate() {
             let window = batch.start + at;
             if let Some(cross) = &mut looks.boundaries {
                 let hidden = ends.iter().map(|end| end.hidden(at)).collect::<Result<_>>()?;
@@ -100,7 +100,7 @@ pub fn run_lockstep(
             if let Some(visit) = &mut looks.logits {
                 show(&ends, window, at, &windows[window], options.first_rows.of(window), visit)?;
             }
-            work.done(Place::Head, ends.iter().map(|end| end.cost).sum::<f64>() * now[at].len() as f64)?;
+            work.done(Place::Head, ends.iter().map(|end| end.cost).sum::<f64>() * ids.len() as f64)?;
         }
     }
     Ok(())

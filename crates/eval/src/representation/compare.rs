@@ -1,12 +1,11 @@
 //! Comparing two sets of embeddings of the same samples by what each says of the samples among themselves.
 
 use brevity_kernels::matmul::{Dims, matmul_nt_f32};
-use chacha20::ChaCha8Rng;
-use chacha20::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Embeddings;
+use crate::random::{Random, SeedableRng, below};
 use crate::retrieval::{first, unit_rows};
 use crate::stats::{Estimate, mean_of, spearman};
 use crate::sts::cosine;
@@ -197,11 +196,10 @@ fn centred(embeddings: &Embeddings) -> Vec<f32> {
 
 /// All numbers below `count` in an order drawn by a seed (Fisher and Yates).
 fn shuffled(count: usize, seed: u64) -> Vec<usize> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut random = Random::seed_from_u64(seed);
     let mut order: Vec<usize> = (0..count).collect();
     for i in (1..count).rev() {
-        let at = ((u128::from(random.next_u64()) * (i as u128 + 1)) >> 64) as usize;
-        order.swap(i, at);
+        order.swap(i, below(&mut random, i + 1));
     }
     order
 }
@@ -211,8 +209,8 @@ mod tests {
     use super::*;
 
     fn noise(samples: usize, width: usize, seed: u64) -> Embeddings {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let mut uniform = || random.next_u32() as f32 / u32::MAX as f32 - 0.5;
+        let mut random = Random::seed_from_u64(seed);
+        let mut uniform = || below(&mut random, 1 << 20) as f32 / (1 << 20) as f32 - 0.5;
         Embeddings {
             width,
             values: (0..samples * width).map(|_| (0..4).map(|_| uniform()).sum::<f32>() + 1.0).collect(),

@@ -1,12 +1,11 @@
 //! Confidence intervals by resampling.
 
-use chacha20::ChaCha8Rng;
-use chacha20::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::samples::at;
+use crate::random::{Random, SeedableRng, below};
 
 /// How intervals are made: bias-corrected and accelerated (BCa), from resamples of items drawn with replacement.
 ///
@@ -54,7 +53,8 @@ impl Interval {
         value < self.low || value > self.high
     }
 
-    fn exp(self) -> Interval {
+    /// `e` to all of it.
+    pub fn exp(self) -> Interval {
         Interval { value: self.value.exp(), low: self.low.exp(), high: self.high.exp(), ..self }
     }
 }
@@ -109,13 +109,12 @@ impl Bootstrap {
     fn drawn(&self, a: &[f64], b: &[f64]) -> Vec<f64> {
         let mut drawn = vec![0.0; self.resamples.max(1)];
         drawn.par_chunks_mut(CHUNK).enumerate().for_each(|(stream, chunk)| {
-            let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+            let mut random = Random::seed_from_u64(self.seed);
             random.set_stream(stream as u64);
             for ratio in chunk {
                 let (mut sum_a, mut sum_b) = (0.0, 0.0);
                 for _ in 0..a.len() {
-                    // The high part of a product: of a bias that no number of resamples here can see.
-                    let at = (u64::from(random.next_u32()) * a.len() as u64 >> 32) as usize;
+                    let at = below(&mut random, a.len());
                     (sum_a, sum_b) = (sum_a + a[at], sum_b + b[at]);
                 }
                 *ratio = sum_a / sum_b;
@@ -150,8 +149,8 @@ mod tests {
 
     /// Roughly normal numbers.
     fn noise(n: usize, seed: u64) -> Vec<f64> {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let uniform = |random: &mut ChaCha8Rng| f64::from(random.next_u32()) / f64::from(u32::MAX);
+        let mut random = Random::seed_from_u64(seed);
+        let uniform = |random: &mut Random| below(random, 1 << 20) as f64 / f64::from(1 << 20);
         (0..n).map(|_| (0..12).map(|_| uniform(&mut random)).sum::<f64>() - 6.0).collect()
     }
 

@@ -1,6 +1,7 @@
 //! Means and quantiles over the tokens of windows, with standard errors that take windows, not tokens, as
 //! independent.
 
+use super::bootstrap::{Bootstrap, Interval};
 use super::estimate::{Estimate, mean, of_means, ratio};
 
 /// Values of the predictions of windows, in order.
@@ -40,6 +41,12 @@ impl Samples {
             return of_means(&self.windows().map(mean).collect::<Vec<_>>());
         }
         ratio(&sums, &counts)
+    }
+
+    /// Where [`Samples::mean`] lies, by resampling windows; none if there is just one.
+    pub(crate) fn interval(&self) -> Option<Interval> {
+        let (sums, counts): (Vec<f64>, Vec<f64>) = self.totals().into_iter().unzip();
+        Bootstrap::default().ratio(&sums, &counts)
     }
 
     /// Sum and number of the values of each window that has any.
@@ -101,6 +108,15 @@ mod tests {
         let mean = samples(&[&[1.0], &[2.0, 6.0]]).mean().unwrap();
         assert_eq!(mean.value, 3.0);
         assert!((mean.error.unwrap() - 4.0 / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_interval_of_a_mean_is_that_of_its_windows() {
+        let windows: Vec<[f64; 2]> = (0..20).map(|n| [f64::from(n), f64::from(n * n % 7)]).collect();
+        let samples = samples(&windows.iter().map(|window| &window[..]).collect::<Vec<_>>());
+        let means: Vec<f64> = windows.iter().map(|[a, b]| (a + b) / 2.0).collect();
+        let (found, expected) = (samples.interval().unwrap(), Bootstrap::default().mean(&means).unwrap());
+        assert!((found.low - expected.low).abs() < 1e-12 && (found.high - expected.high).abs() < 1e-12);
     }
 
     #[test]

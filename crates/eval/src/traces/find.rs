@@ -1,14 +1,13 @@
 //! Finding value vectors that seem to stand for something.
 
 use brevity_model::Stages;
-use chacha20::ChaCha8Rng;
-use chacha20::rand_core::{Rng, SeedableRng};
 
 use super::columns::{blocks, columns, down};
 use super::lens::Lens;
 use super::survive::jaccard;
 use super::{Reading, Trace};
 use crate::error::Result;
+use crate::random::{Random, SeedableRng, below};
 
 /// Two vectors whose judged tokens overlap by more than this are one.
 const SAME: f64 = 0.5;
@@ -29,9 +28,8 @@ const RANDOM: usize = 1024;
 /// If a stage cannot be read, or the model has no head.
 pub fn find(model: &dyn Stages, count: usize, reading: &Reading) -> Result<Vec<Trace>> {
     let lens = Lens::load(model)?;
-    let mut random = ChaCha8Rng::seed_from_u64(reading.seed);
-    let vocabulary = lens.vocabulary() as u64;
-    let tokens: Vec<u32> = (0..RANDOM).map(|_| (u64::from(random.next_u32()) * vocabulary >> 32) as u32).collect();
+    let mut random = Random::seed_from_u64(reading.seed);
+    let tokens: Vec<u32> = (0..RANDOM).map(|_| below(&mut random, lens.vocabulary()) as u32).collect();
     let usual = lens.likeness(&tokens);
     let mut found: Vec<(Trace, Vec<u32>)> = Vec::new();
     let stages = blocks(model);
