@@ -18,17 +18,22 @@
 //! # Ok::<(), brevity_eval::Error>(())
 //! ```
 //!
+//! [`report::Report`] holds what was found about several models, for programs and for people; [`Gate`] holds it against
+//! limits.
+//!
 //! This crate reads no checkpoints (see `brevity-formats`) and runs models by `brevity-runtime`.
 #![forbid(unsafe_code)]
 
 mod agreement;
 mod divergence;
 mod error;
+mod gate;
 mod loss;
 mod measure;
 mod memory;
 mod perplexity;
 mod reference;
+pub mod report;
 mod run;
 mod score;
 mod size;
@@ -39,6 +44,7 @@ mod windows;
 pub use agreement::Agreement;
 pub use divergence::Divergence;
 pub use error::{Error, Result};
+pub use gate::{Compare, Gate, Limit, Outcome as LimitOutcome, Verdict};
 pub use loss::Loss;
 pub use measure::{Entry, MEASURES, Make, Measure, PairMeasure, Rows, measures};
 pub use memory::peak_rss_bytes;
