@@ -18,14 +18,19 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 
+pub mod frontier;
+mod html;
 mod lost;
 mod model;
 pub mod names;
+mod plots;
+mod svg;
 mod table;
 pub mod words;
 
 use serde::{Deserialize, Serialize};
 
+pub use html::html;
 pub use lost::{Fact, Facts, Flip, Flips, Layer, Tally, Trace};
 pub use model::{Difference, Kind, Measured, Model, On, Parts, Speed, Unit, provenance};
 pub use table::{Table, table, verdicts};

@@ -1,6 +1,7 @@
 //! A comparison as rows for a terminal.
 
-use crate::report::{Compressed, Difference, Kind, Measured, Model, On, Report, Unit, words};
+use crate::report::svg::shortened;
+use crate::report::{Compressed, Difference, Measured, Model, On, Report, Unit, words};
 
 /// A table: its header, the columns that are set flush right, its rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub fn table(report: &Report) -> Table {
     let mut header = vec![String::new()];
     match &report.others[..] {
         [_] => header.extend(["before", "after", "change"].map(String::from)),
-        _ => header.extend(report.models().map(|model| model.name.clone())),
+        _ => header.extend(report.models().map(|model| shortened(&model.name, 20))),
     }
     let mut rows = accounting(report);
     for score in &report.reference.scores {
@@ -69,7 +70,7 @@ fn score_row(report: &Report, before: &Measured) -> Vec<String> {
     let mut cells = vec![words::title(&before.name, &before.on), write(before)];
     for other in &report.others {
         let after = other.model.scores.iter().find(|s| s.name == before.name && s.on == before.on);
-        let change = after.map_or(String::new(), |after| change(other, before, after));
+        let change = after.map_or(String::new(), |after| change(other, before, after, single));
         let after = after.map_or(String::new(), write);
         match single {
             true => cells.extend([after, change]),
@@ -79,12 +80,12 @@ fn score_row(report: &Report, before: &Measured) -> Vec<String> {
     cells
 }
 
-/// The change of a score, as it was measured or as the two values give it.
-fn change(other: &Compressed, before: &Measured, after: &Measured) -> String {
-    let measured = other.differences.iter().find(|d| d.name == before.name && d.on == before.on);
-    match measured {
-        Some(difference) if is_change(difference) => words::difference(difference),
-        _ => plain_change(before, after),
+/// The change of a score, as it was measured or as the two values give it; without its interval if columns are narrow.
+fn change(other: &Compressed, before: &Measured, after: &Measured, single: bool) -> String {
+    match words::change_of(other, before) {
+        Some(difference) if single => words::difference(difference),
+        Some(difference) => format!("{}{}", words::parts_of(difference).0, words::scale(difference).unit),
+        None => plain_change(before, after),
     }
 }
 
@@ -97,18 +98,17 @@ pub(super) fn plain_change(before: &Measured, after: &Measured) -> String {
     }
 }
 
-fn is_change(difference: &Difference) -> bool {
-    matches!(difference.kind, Kind::Change | Kind::Ratio)
-}
-
 /// The figures that are of two models only, each once.
 pub(super) fn between(report: &Report) -> Vec<(String, On)> {
     let mut found: Vec<(String, On)> = Vec::new();
-    for difference in report.others.iter().flat_map(|other| &other.differences) {
-        let key = (difference.name.clone(), difference.on.clone());
-        let of_score = report.reference.scores.iter().any(|s| s.name == key.0 && s.on == key.1);
-        if !of_score && !found.contains(&key) {
-            found.push(key);
+    for other in &report.others {
+        let of_scores: Vec<&Difference> =
+            report.reference.scores.iter().filter_map(|score| words::change_of(other, score)).collect();
+        for difference in &other.differences {
+            let key = (difference.name.clone(), difference.on.clone());
+            if !of_scores.contains(&difference) && !found.contains(&key) {
+                found.push(key);
+            }
         }
     }
     found
@@ -117,11 +117,12 @@ pub(super) fn between(report: &Report) -> Vec<(String, On)> {
 fn between_row(report: &Report, name: &str, on: &On) -> Vec<String> {
     let mut cells = vec![words::title(name, on), String::new()];
     for other in &report.others {
-        let found = other.differences.iter().find(|d| d.name == name && d.on == *on).map(words::difference);
-        let value = found.unwrap_or_default();
+        let found = other.differences.iter().find(|d| d.name == name && d.on == *on);
         match report.others.len() {
-            1 => cells.extend([String::new(), value]),
-            _ => cells.push(value.split(" [").next().unwrap_or_default().to_owned()),
+            1 => cells.extend([String::new(), found.map(words::difference).unwrap_or_default()]),
+            _ => {
+                cells.push(found.map_or(String::new(), |d| format!("{}{}", words::parts_of(d).0, words::scale(d).unit)))
+            }
         }
     }
     cells
@@ -171,21 +172,23 @@ fn gate_row(report: &Report) -> Option<Vec<String>> {
     })
 }
 
-/// The gate's verdicts, one row each.
+/// The gate's verdicts, one row each; a single model is not named.
 pub fn verdicts(report: &Report) -> Table {
-    let header = ["model", "limit", "", "value", "on"].map(String::from).to_vec();
+    let single = usize::from(report.others.len() == 1);
+    let header = ["model", "limit", "", "value", "on"][single..].iter().map(|&name| name.to_owned()).collect();
     let mut rows = Vec::new();
     for verdict in report.others.iter().flat_map(|other| &other.gate) {
         let value = match (verdict.value, verdict.interval) {
             (None, _) => verdict.why.clone().unwrap_or_default(),
-            (Some(value), None) => words::digits(value, 4),
+            (Some(value), None) => words::digits(value, 3),
             (Some(value), Some([low, high])) => {
-                format!("{} [{}, {}]", words::digits(value, 4), words::digits(low, 4), words::digits(high, 4))
+                format!("{} [{}, {}]", words::digits(value, 3), words::digits(low, 3), words::digits(high, 3))
             }
         };
         let outcome = verdict.outcome.as_str().to_owned();
         let on = verdict.on.clone().unwrap_or_default();
-        rows.push(vec![verdict.model.clone(), verdict.limit.to_string(), outcome, value, on]);
+        let cells = [verdict.model.clone(), verdict.limit.to_string(), outcome, value, on];
+        rows.push(cells[single..].to_vec());
     }
     Table { header, right: Vec::new(), rows }
 }

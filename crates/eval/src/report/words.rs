@@ -23,14 +23,24 @@ pub fn verdict(report: &Report, other: &Compressed) -> String {
         let all = &facts.all;
         parts.push(format!("{} of {} facts lost, {} gained", all.lost, all.known, all.gained));
     }
+    parts.join("; ")
+}
+
+/// Whether a model keeps its limits, and that in words: `1 of 6 limits not kept`. None if there are none.
+pub fn limits(other: &Compressed) -> Option<(bool, String)> {
     let broken = other.gate.iter().filter(|verdict| !verdict.is_kept()).count();
     match (broken, other.gate.len()) {
-        (_, 0) => {}
-        (0, 1) => parts.push("the limit is kept".into()),
-        (0, n) => parts.push(format!("all {n} limits are kept")),
-        (broken, n) => parts.push(format!("{broken} of {n} limits not kept")),
+        (_, 0) => None,
+        (0, 1) => Some((true, "the limit is kept".into())),
+        (0, n) => Some((true, format!("all {n} limits are kept"))),
+        (broken, n) => Some((false, format!("{broken} of {n} limits not kept"))),
     }
-    parts.join("; ")
+}
+
+/// How a score differs from the reference's: its own difference, for a perplexity the ratio.
+pub fn change_of<'a>(other: &'a Compressed, score: &Measured) -> Option<&'a Difference> {
+    let name = if score.name == "perplexity" { "perplexity_ratio" } else { &score.name };
+    other.differences.iter().find(|d| d.name == name && d.on == score.on)
 }
 
 /// The change of the first score of each task, in the order of the reference's scores.
@@ -82,11 +92,18 @@ pub fn value(unit: Unit, value: f64) -> String {
 
 /// A difference with its interval: `+2.1 % [1.8, 2.4]` for ratios, `-1.2 points [-2.0, -0.4]` for changes of shares.
 pub fn difference(d: &Difference) -> String {
+    let (value, interval) = parts_of(d);
+    let interval = if interval.is_empty() { interval } else { format!(" {interval}") };
+    format!("{value}{}{interval}", scale(d).unit)
+}
+
+/// The number of a difference and its interval, without the unit: `+2.1`, `[1.8, 2.4]`.
+pub fn parts_of(d: &Difference) -> (String, String) {
     let scale = scale(d);
     let places = scale.places(d);
     let number = |value: f64| finite(scale.of(value), places, false);
-    let interval = d.interval.map_or(String::new(), |[low, high]| format!(" [{}, {}]", number(low), number(high)));
-    format!("{}{}{interval}", finite(scale.of(d.value), places, scale.signed), scale.unit)
+    let interval = d.interval.map_or(String::new(), |[low, high]| format!("[{}, {}]", number(low), number(high)));
+    (finite(scale.of(d.value), places, scale.signed), interval)
 }
 
 /// How a difference is shown: in percent, in points, as it is.
@@ -130,6 +147,9 @@ pub fn scale(d: &Difference) -> Scale {
 
 /// A number with so many significant digits, but all in front of the point.
 pub fn digits(value: f64, significant: usize) -> String {
+    if value == 0.0 {
+        return "0".into();
+    }
     finite(value, places(value, significant), false)
 }
 
@@ -142,11 +162,9 @@ fn finite(value: f64, places: usize, signed: bool) -> String {
     match value {
         v if v.is_nan() => "not a number".into(),
         v if v.is_infinite() => "infinite".into(),
+        // Neither plus nor minus in front of what rounds to zero.
+        v if format!("{:.places$}", v.abs()).parse() == Ok(0.0) => format!("{:.places$}", 0.0),
         v if signed => format!("{v:+.places$}"),
-        // No minus in front of what rounds to zero.
-        v if format!("{v:.places$}").trim_start_matches('-').chars().all(|c| c == '0' || c == '.') => {
-            format!("{:.places$}", 0.0)
-        }
         v => format!("{v:.places$}"),
     }
 }
@@ -209,7 +227,7 @@ mod tests {
         for (kind, unit, value, interval, text) in [
             (Kind::Ratio, Unit::Number, 1.021, Some([1.018, 1.024]), "+2.1 % [1.8, 2.4]"),
             (Kind::Ratio, Unit::Number, 3.5, Some([3.2, 3.8]), "+250 % [220, 280]"),
-            (Kind::Ratio, Unit::Number, 1.0, Some([1.0, 1.0]), "+0.0 % [0.0, 0.0]"),
+            (Kind::Ratio, Unit::Number, 1.0, Some([1.0, 1.0]), "0.0 % [0.0, 0.0]"),
             (Kind::Change, Unit::Share, -0.012, Some([-0.02, -0.004]), "-1.2 points [-2.0, -0.4]"),
             (Kind::Agreement, Unit::Share, 0.931, None, "93.1 %"),
             (Kind::Distance, Unit::Nats, 0.01234, Some([0.0112, 0.0134]), "0.0123 [0.0112, 0.0134]"),
@@ -252,7 +270,7 @@ mod tests {
         assert_eq!(digits(23.4567, 4), "23.46");
         assert_eq!(digits(0.000123456, 3), "0.000123");
         assert_eq!(digits(123456.7, 3), "123457");
-        assert_eq!(digits(-0.0000000001, 2), "0.0000000");
+        assert_eq!((digits(-0.0000000001, 2), digits(0.0, 4)), ("0.0000000".into(), "0".into()));
         assert_eq!((p(0.0001), p(0.0312), p(0.5)), ("< 0.001".into(), "0.031".into(), "0.50".into()));
     }
 }
