@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::gate::Limit;
 use crate::report::names::{self, KNOWN};
-use crate::report::{Compressed, Difference, Kind, Measured, Model, On, Report, Unit};
+use crate::report::{Compressed, Difference, Kind, Measured, Model, On, Report, Unit, words};
 
 /// A value that a limit is about, in the unit of the bound.
 pub(super) struct Found {
@@ -101,7 +101,7 @@ pub(super) fn find(limit: &Limit, reference: &Model, other: &Compressed) -> Resu
     }
     let scores: Vec<&Measured> = other.model.scores.iter().filter(|s| s.name == name && on_text(&s.on)).collect();
     if !scores.is_empty() {
-        return scores.into_iter().map(|score| of_text(limit, score, reference)).collect();
+        return scores.into_iter().map(|score| of_text(limit, score, reference, other)).collect();
     }
     let has = |task: &str| {
         other.model.scores.iter().any(|s| s.on == On::Task(task.to_owned()))
@@ -123,9 +123,18 @@ pub(super) fn find(limit: &Limit, reference: &Model, other: &Compressed) -> Resu
 }
 
 /// A score on a text: the value, or its change relative to the reference.
-fn of_text(limit: &Limit, score: &Measured, reference: &Model) -> Result<Found, String> {
+fn of_text(limit: &Limit, score: &Measured, reference: &Model, other: &Compressed) -> Result<Found, String> {
     let on = Some(score.on.as_str().to_owned());
     if limit.percent {
+        // Paired, if it was: the same value, and an interval that the two values alone do not give.
+        if let Some(ratio) = words::change_of(other, score).filter(|d| d.kind == Kind::Ratio) {
+            let percent = |ratio: f64| 100.0 * (ratio - 1.0);
+            return Ok(Found {
+                on,
+                value: percent(ratio.value),
+                interval: ratio.interval.map(|ends| ends.map(percent)),
+            });
+        }
         let before = not_zero(before(reference, score)?)?;
         return Ok(Found { on, value: 100.0 * (score.value / before - 1.0), interval: None });
     }
