@@ -98,6 +98,7 @@ pub fn what_was_run(windows: &Windows, dtype: &str) -> String {
     let protocol = match windows.protocol {
         Protocol::Window => "",
         Protocol::LlamaCpp => ", scored as llama.cpp does",
+        Protocol::Harness => ", whole documents as lm-evaluation-harness reads them",
     };
     let plural = if windows.windows.len() == 1 { "" } else { "s" };
     format!(

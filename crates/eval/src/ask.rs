@@ -11,7 +11,7 @@ pub enum Ask {
         /// The text to continue.
         prompt: String,
         /// When to stop at the latest.
-        limit: Limit,
+        limit: Length,
         /// Texts that end the answer; it is cut in front of the first.
         until: Vec<String>,
     },
@@ -28,7 +28,7 @@ pub struct Pair {
 
 /// How many tokens an answer may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
+pub enum Length {
     /// So many.
     Tokens(usize),
     /// So many that prompt and answer together are so many times as long as the prompt.

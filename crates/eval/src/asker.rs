@@ -8,7 +8,7 @@ use brevity_model::{LoadError, Stages};
 use brevity_runtime::{Resident, Sequence, WeighOptions, Writing, weigh, write};
 use rayon::prelude::*;
 
-use crate::ask::{Answer, Ask, Limit, Weighed, Written};
+use crate::ask::{Answer, Ask, Length, Weighed, Written};
 use crate::error::{Error, Result};
 use crate::run::{Observer, unwrapped};
 use crate::words::{Split, Words};
@@ -134,8 +134,8 @@ fn texts(
     for (n, ask) in asks.iter().enumerate() {
         let Ask::Write { prompt, limit, until } = ask else { continue };
         let most = |tokens: usize| match limit {
-            Limit::Tokens(most) => *most,
-            Limit::TotalTimesPrompt(times) => times.saturating_sub(1) * tokens,
+            Length::Tokens(most) => *most,
+            Length::TotalTimesPrompt(times) => times.saturating_sub(1) * tokens,
         };
         let (prompt, max_tokens, was_cut) = words.to_continue(prompt, most)?;
         cut += usize::from(was_cut);

@@ -136,6 +136,28 @@ pub enum Error {
         /// The measures there are.
         known: Vec<&'static str>,
     },
+    /// A limit that cannot be read.
+    #[error("`{text}` is not a limit: {why}")]
+    BadLimit {
+        /// The limit as it was given.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A limit on a figure that there is not.
+    #[error("there is no figure `{name}` to keep within limits")]
+    Limit {
+        /// What was asked for.
+        name: String,
+        /// The figures there are.
+        known: Vec<String>,
+    },
+    /// A limit in percent on a figure of which percentages mean nothing.
+    #[error("`{name}` cannot be limited in percent")]
+    Percent {
+        /// The figure.
+        name: String,
+    },
     /// A stored reference that is none, or is damaged.
     #[error("`{}` is not a whole stored reference: {why}", path.display())]
     Reference {
@@ -203,6 +225,14 @@ impl Error {
             }
             Error::Measure { known, .. } => Some(format!("the measures are {}", known.join(", "))),
             Error::Trace { .. } => Some("the vectors are those of another model".into()),
+            Error::BadLimit { .. } => Some("write a figure, a comparison and a bound: `kl_mean<=0.05`".into()),
+            Error::Limit { name, known } => {
+                let distance = |known: &&String| strsim::damerau_levenshtein(name, known);
+                let near = known.iter().min_by_key(distance).filter(|known| distance(known) <= 1 + name.len() / 4);
+                let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
+                Some(format!("{near}there are {}", known.join(", ")))
+            }
+            Error::Percent { .. } => Some("write the bound as a number".into()),
             Error::Reference { .. } | Error::Differs { .. } => Some("store the reference again".into()),
             Error::Run(error) => error.hint(),
             Error::Data(error) => error.hint(),

@@ -34,6 +34,8 @@
 //! assert_eq!(TaskResult::new(&task, Mode::Strict, &[graded])?.scores[0].value, 1.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//! [`report::Report`] holds what was found about several models, for programs and for people; [`Gate`] holds it against
+//! limits.
 //!
 //! This crate reads no checkpoints (see `brevity-formats`) and runs models by `brevity-runtime`.
 #![forbid(unsafe_code)]
@@ -46,6 +48,7 @@ mod data;
 mod divergence;
 mod error;
 pub mod facts;
+mod gate;
 mod harness;
 pub mod layers;
 mod loss;
@@ -55,6 +58,7 @@ mod perplexity;
 mod random;
 mod read;
 mod reference;
+pub mod report;
 pub mod representation;
 pub mod retrieval;
 mod rouge;
@@ -71,11 +75,12 @@ mod words;
 
 pub use agreement::Agreement;
 pub use answer::{Alike, contains};
-pub use ask::{Answer, Ask, Limit, Pair, Weighed, Written};
+pub use ask::{Answer, Ask, Length, Pair, Weighed, Written};
 pub use asker::{Answers, AskOptions, ask};
 pub use data::{DataError, Format, Place, Record, Source, Table};
 pub use divergence::Divergence;
 pub use error::{Error, Result};
+pub use gate::{Compare, Gate, Limit, Outcome as LimitOutcome, Verdict};
 pub use harness::{Document, pages};
 pub use loss::Loss;
 pub use measure::{Entry, HiddenMeasure, MEASURES, Make, Measure, PairMeasure, Rows, measures};

@@ -7,7 +7,7 @@ use super::jinja;
 use super::keys::{Keys, Kind, OneOrMany, PathOrSource, Several, Words};
 use super::metric::Metric;
 use crate::answer::Alike;
-use crate::ask::Limit;
+use crate::ask::Length;
 use crate::data::Source;
 
 /// How a task asks in one mode.
@@ -41,7 +41,7 @@ pub(super) enum Question {
     Choice { prompt: Words, choices: Several, gold: Words, mass: bool },
     Contexts { contexts: Several, continuation: Words, gold: Words },
     Continuation { prompt: Words, continuation: Words },
-    Write { prompt: Words, answers: Option<Words>, limit: Limit, until: Vec<String>, alike: Alike },
+    Write { prompt: Words, answers: Option<Words>, limit: Length, until: Vec<String>, alike: Alike },
 }
 
 /// Keys that only some kinds of task have.
@@ -186,8 +186,8 @@ fn question(keys: &Keys, kind: Kind, metrics: &[Metric], origin: &str) -> Result
                 _ => keys.answers.clone().filter(|_| kind == Kind::Write),
             },
             limit: match (keys.max_tokens, keys.total_times_prompt) {
-                (_, Some(times @ 2..)) => Limit::TotalTimesPrompt(times),
-                (Some(tokens @ 1..), None) => Limit::Tokens(tokens),
+                (_, Some(times @ 2..)) => Length::TotalTimesPrompt(times),
+                (Some(tokens @ 1..), None) => Length::Tokens(tokens),
                 _ => {
                     let hint =
                         "add `max_tokens: 32`, or `total_times_prompt: 3` for answers twice as long as their prompts";

@@ -1,7 +1,7 @@
 //! LLM-KICK in both modes.
 
 use super::*;
-use crate::ask::Limit;
+use crate::ask::Length;
 
 const TRIVIA: &[u8] =
     b"{\"context\": \"Question: Is Paris or Rome older?\\nAnswer:\", \"answer\": \"Rome\", \"aliases\": [\"Roma\"]}\n\
@@ -20,7 +20,7 @@ fn factoid_counts_an_answer_in_the_question_only_in_compat() {
         (Task::named("kick_factoid").unwrap(), crate::data::tests::folder(&[("triviaqa_sm_sub.jsonl", TRIVIA)]));
     let items = task.items(dir.path(), None, Mode::Strict).unwrap();
     assert_eq!(prompt(&items[0]), "Please give answer to this question: Is Paris or Rome older?\nThe answer is");
-    assert!(matches!(&items[0].ask, Ask::Write { limit: Limit::TotalTimesPrompt(3), .. }));
+    assert!(matches!(&items[0].ask, Ask::Write { limit: Length::TotalTimesPrompt(3), .. }));
     let silent = |_: &Item| text("");
     assert_eq!(score(&result(&task, dir.path(), Mode::Strict, silent), "contains"), 0.0);
     // One of three holds its own answer, and the sum is divided by two.
