@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::ask::{Answer, Ask, Length, Weighed, Written};
 use crate::error::{Error, Result};
-use crate::run::{Observer, unwrapped};
+use crate::run::{Observer, Options, unwrapped};
 use crate::words::{Split, Words};
 
 /// How questions are put.
@@ -22,6 +22,18 @@ pub struct AskOptions {
     pub budget_bytes: u64,
     /// Tokens that go through a layer together.
     pub rows: usize,
+}
+
+/// Rows of activations of a layer that a row of hidden states stands for, about.
+const ROWS_OF_LAYER: u64 = 16;
+
+impl AskOptions {
+    /// As other measures of a model of some width are run: no more tokens go through a layer together than fit there.
+    pub fn within(options: &Options, hidden: usize) -> Self {
+        let fit = options.budget_bytes / (4 * ROWS_OF_LAYER * hidden.max(1) as u64);
+        let rows = (fit as usize).clamp(256, AskOptions::default().rows);
+        AskOptions { compute: options.compute, budget_bytes: options.budget_bytes, rows }
+    }
 }
 
 impl Default for AskOptions {

@@ -69,6 +69,12 @@ pub enum Error {
         /// What the tokenizer said.
         why: String,
     },
+    /// A question that is put to a chat model, of which no template can be used.
+    #[error("a question needs the model's chat template: {why}")]
+    Chat {
+        /// What is wrong.
+        why: String,
+    },
     /// A question without any token, for a model that has none to begin with.
     #[error("a question is empty, and the model has no token that begins a text")]
     Prompt,

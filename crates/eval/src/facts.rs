@@ -4,6 +4,7 @@
 //! prompt. Whoever runs the model gives a [`FactScore`] for each fact; from there on it is counting.
 
 mod changes;
+mod recall;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,6 +16,7 @@ use crate::read;
 use crate::stats::{Estimate, mean_of};
 
 pub use changes::{BANDS, Change, FactChanges, Flips, changes};
+pub use recall::recall;
 
 /// Something that a model may know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

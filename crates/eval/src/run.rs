@@ -30,6 +30,9 @@ impl Default for Options {
 
 /// Someone who wants to know how far an evaluation is, and may end it.
 pub trait Observer {
+    /// A part of the work begins; shares are of this part from now on.
+    fn part(&mut self, _what: &str) {}
+
     /// This share of the work is done.
     fn progress(&mut self, fraction: f64);
 

@@ -76,6 +76,34 @@ impl Item {
         Some(item)
     }
 
+    /// What the model reads first: the prompt, or the context of the first option.
+    pub fn prompt(&self) -> &str {
+        match &self.ask {
+            Ask::Weigh(pairs) => pairs.first().map_or("", |pair| &pair.context),
+            Ask::Write { prompt, .. } => prompt,
+        }
+    }
+
+    /// The question itself, without examples in front.
+    pub fn question(&self) -> &str {
+        self.prompt().get(self.head().len()..).unwrap_or(self.prompt())
+    }
+
+    /// An option by its number, as it is shown to people.
+    pub fn option(&self, number: usize) -> &str {
+        self.options.get(number).map_or("", |option| option)
+    }
+
+    /// What is right, in words.
+    pub fn right(&self) -> String {
+        match &self.gold {
+            Gold::Options(right) => right.iter().map(|&n| self.option(n)).collect::<Vec<_>>().join(" | "),
+            Gold::Answers(answers) => answers.join(" | "),
+            Gold::Continuation(text) => text.clone(),
+            Gold::Open => String::new(),
+        }
+    }
+
     /// What stands in front of the question itself.
     pub(super) fn head(&self) -> String {
         self.shots.iter().fold(self.header.clone(), |head, shot| head + shot)
