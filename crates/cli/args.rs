@@ -287,6 +287,9 @@ pub struct Asked {
     /// Facts to ask for: a JSON file as `known_1000.json`, JSON lines, or `tiny`, those that `tiny` was trained on.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub facts: Option<String>,
+    /// Ask the facts also with an open book: each fact itself in front of its prompt.
+    #[arg(long, requires = "facts")]
+    pub open_book: bool,
 }
 
 /// How tasks of LLM-KICK are scored.

@@ -32,7 +32,8 @@ impl Asked {
     /// Names of the tasks.
     pub fn names(&self) -> Vec<&str> {
         let facts = self.facts.as_ref().map(|_| brevity::compare::FACTS);
-        self.tasks.iter().map(|task| name_of(task)).chain(facts).collect()
+        let open = self.open_book.then_some(brevity::compare::OPEN_FACTS);
+        self.tasks.iter().map(|task| name_of(task)).chain(facts).chain(open).collect()
     }
 
     /// The tasks with their items, at most so many of each unless `--items` says otherwise.
@@ -89,7 +90,16 @@ pub fn traces(said: Option<&str>, reference: &Checkpoint) -> anyhow::Result<Vec<
     Ok(match said {
         None => Vec::new(),
         Some(said) => match said.parse::<usize>() {
-            Ok(count) => traces::find(reference, count, &Reading::default())?,
+            Ok(count) => {
+                let tokenizer = reference.tokenizer()?;
+                // Words, or what words begin with.
+                let ordinary = |token: u32| {
+                    let text = tokenizer.decode(&[token], true).unwrap_or_default();
+                    let text = text.trim();
+                    text.chars().count() >= 3 && text.chars().all(char::is_alphabetic)
+                };
+                traces::find(reference, count, &Reading::default(), &ordinary)?
+            }
             Err(_) => traces::read(Path::new(said))?.iter().map(|concept| concept.trace()).collect(),
         },
     })

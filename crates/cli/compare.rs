@@ -101,6 +101,7 @@ impl Wish<'_> {
             windows,
             quizzes,
             facts: asked.facts(most)?,
+            open_book: asked.open_book,
             traces: asked::traces(self.traces, reference)?,
             pace: self.speed.then(Pace::default),
         })

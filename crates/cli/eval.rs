@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use brevity::Checkpoint;
-use brevity::compare::FACTS;
+use brevity::compare::{FACTS, OPEN_FACTS};
 use brevity::eval::facts::{Fact, Knowledge, knowledge, recall};
 use brevity::eval::{
     AskOptions, Entry, Evaluation, FromReference, MEASURES, Make, Measure, Observer, Options, Outcome, PairMeasure,
@@ -139,7 +139,8 @@ fn on_text(args: &Eval, text: &str, model: &Checkpoint, against: &Against) -> an
 #[derive(Default)]
 struct Answers {
     papers: Vec<Paper>,
-    facts: Option<Knowledge>,
+    /// What it knows of facts, by the name of the way they were asked.
+    facts: Vec<(&'static str, Knowledge)>,
     tokens: usize,
     seconds: f64,
 }
@@ -171,19 +172,20 @@ fn answers(
         found.seconds += paper.seconds;
         found.papers.push(paper);
     }
-    if !facts.is_empty() {
-        progress.part("facts");
+    let opened: Vec<Fact> = facts.iter().filter(|_| args.asked.open_book).map(Fact::opened).collect();
+    for (name, facts) in [(FACTS, facts), (OPEN_FACTS, &opened)] {
+        progress.part(name);
         let started = std::time::Instant::now();
         let scores = recall(model, &words, facts, &options, &mut progress)?;
         found.seconds += started.elapsed().as_secs_f64();
-        found.facts = knowledge(facts, &scores);
+        found.facts.extend(knowledge(facts, &scores).map(|known| (name, known)));
     }
     Ok(found)
 }
 
 impl Answers {
     fn is_empty(&self) -> bool {
-        self.papers.is_empty() && self.facts.is_none()
+        self.papers.is_empty() && self.facts.is_empty()
     }
 
     /// Results in the layout of lm-evaluation-harness; facts like a task.
@@ -197,16 +199,16 @@ impl Answers {
         json["cut_prompts"] = self.papers.iter().map(|paper| (paper.result.task.clone(), json!(paper.cut))).collect();
         json["task_seconds"] =
             self.papers.iter().map(|paper| (paper.result.task.clone(), json!(paper.seconds))).collect();
-        if let Some(facts) = &self.facts {
+        for (name, facts) in &self.facts {
             let all = &facts.all;
-            json["results"][FACTS] = json!({
-                "alias": FACTS, "acc,none": all.accuracy.value, "acc_stderr,none": all.accuracy.error,
+            json["results"][name] = json!({
+                "alias": name, "acc,none": all.accuracy.value, "acc_stderr,none": all.accuracy.error,
                 "log_prob,none": all.log_prob.value, "log_prob_stderr,none": all.log_prob.error,
                 "reciprocal_rank,none": all.reciprocal_rank.value,
                 "reciprocal_rank_stderr,none": all.reciprocal_rank.error,
             });
-            json["n-samples"][FACTS] = json!({"original": all.facts, "effective": all.facts});
-            json["facts"] = json!(facts);
+            json["n-samples"][name] = json!({"original": all.facts, "effective": all.facts});
+            json[name] = json!(facts);
         }
         json
     }
@@ -231,9 +233,9 @@ impl Answers {
                 }
             }
         }
-        if let Some(Knowledge { all, .. }) = &self.facts {
-            put(FACTS, all.facts, "known", all.accuracy.value, all.accuracy.error);
-            put(FACTS, all.facts, "log_prob", all.log_prob.value, all.log_prob.error);
+        for (name, Knowledge { all, .. }) in &self.facts {
+            put(name, all.facts, "known", all.accuracy.value, all.accuracy.error);
+            put(name, all.facts, "log_prob", all.log_prob.value, all.log_prob.error);
         }
         rows
     }

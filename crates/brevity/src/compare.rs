@@ -20,6 +20,8 @@ pub use speed::Pace;
 
 /// Facts are reported like a task of this name.
 pub const FACTS: &str = "facts";
+/// Facts that stand in front of the prompt themselves are reported like a task of this name.
+pub const OPEN_FACTS: &str = "facts_open";
 
 /// A model under the name that it has in a report.
 #[derive(Clone, Copy)]
@@ -40,6 +42,8 @@ pub struct Questions {
     pub quizzes: Vec<Quiz>,
     /// Facts.
     pub facts: Vec<Fact>,
+    /// Whether facts are also asked with an open book: the fact itself in front, so that reading it is enough.
+    pub open_book: bool,
     /// Whether hidden states are compared, place by place; it needs windows.
     pub layers: bool,
     /// Whether it is compared which runs of tokens models find alike; it needs windows.
@@ -111,7 +115,8 @@ pub fn compare(
         found.report.method.push(text);
     }
     let asked = AskOptions::within(options, reference.model.model().hidden);
-    let mut known: Vec<Vec<FactScore>> = Vec::new();
+    let (mut known, mut known_open): (Vec<Vec<FactScore>>, Vec<Vec<FactScore>>) = Default::default();
+    let opened: Vec<Fact> = questions.facts.iter().filter(|_| questions.open_book).map(Fact::opened).collect();
     for named in std::iter::once(&reference).chain(others) {
         let tokenizer = named.model.tokenizer()?;
         let words = crate::words(named.model, &tokenizer);
@@ -126,6 +131,10 @@ pub fn compare(
         if !questions.facts.is_empty() {
             observer.part(&format!("{}: facts", named.name));
             known.push(facts::recall(named.model, &words, &questions.facts, &asked, observer).map_err(failed)?);
+            if questions.open_book {
+                observer.part(&format!("{}: facts, open book", named.name));
+                known_open.push(facts::recall(named.model, &words, &opened, &asked, observer).map_err(failed)?);
+            }
         }
         if let Some(pace) = &questions.pace {
             observer.part(&format!("{}: speed", named.name));
@@ -138,7 +147,8 @@ pub fn compare(
         }
     }
     tasks_into_report(&mut found, &questions.quizzes);
-    facts_into_report(&mut found.report, &questions.facts, &known);
+    facts_into_report(&mut found.report, FACTS, &questions.facts, &known);
+    facts_into_report(&mut found.report, OPEN_FACTS, &opened, &known_open);
     if !questions.traces.is_empty() {
         let tokenizer = reference.model.tokenizer()?;
         for (n, other) in others.iter().enumerate() {
@@ -253,7 +263,7 @@ impl OnText {
                     interval: None,
                     p: None,
                     n: samples,
-                    unit: if name == "relative_cosine" { Unit::Number } else { Unit::Share },
+                    unit: Unit::Share,
                     higher_is_better: true,
                 });
             }
@@ -342,22 +352,23 @@ fn ends(interval: Interval) -> [f64; 2] {
     [interval.low, interval.high]
 }
 
-fn facts_into_report(report: &mut Report, facts: &[Fact], scores: &[Vec<FactScore>]) {
+/// Puts what models know of facts into a report; those lost and gained are listed for facts that were asked without a book.
+fn facts_into_report(report: &mut Report, name: &str, facts: &[Fact], scores: &[Vec<FactScore>]) {
     let Some((before, afters)) = scores.split_first() else { return };
     let Some(knowledge) = facts::knowledge(facts, before) else { return };
-    report.reference.scores.extend(known(&knowledge));
+    report.reference.scores.extend(known(name, &knowledge));
     for (other, after) in report.others.iter_mut().zip(afters) {
         let Some(found) = facts::changes(facts, before, after, &Bootstrap::default()) else { continue };
-        other.model.scores.extend(known(&found.after));
+        other.model.scores.extend(known(name, &found.after));
         let changes = [
             ("acc", found.accuracy_change, Unit::Share, Some(found.test.p)),
             ("log_prob", found.log_prob_change, Unit::Nats, None),
         ];
-        for (name, change, unit, p) in changes {
+        for (metric, change, unit, p) in changes {
             let Some(change) = change else { continue };
             other.differences.push(Difference {
-                name: name.into(),
-                on: On::Task(FACTS.into()),
+                name: metric.into(),
+                on: On::Task(name.to_owned()),
                 kind: Kind::Change,
                 value: change.value,
                 interval: Some(ends(change)),
@@ -367,20 +378,25 @@ fn facts_into_report(report: &mut Report, facts: &[Fact], scores: &[Vec<FactScor
                 higher_is_better: true,
             });
         }
-        other.facts = Some(lost_facts(&found));
+        if name == FACTS {
+            other.facts = Some(lost_facts(&found));
+        }
     }
-    report.method.push(format!(
-        "Facts: {} prompts; one is known if the first token of its answer is the likeliest next token.",
-        facts.len()
-    ));
+    report.method.push(match name {
+        FACTS => format!(
+            "Facts: {} prompts; one is known if the first token of its answer is the likeliest next token.",
+            facts.len()
+        ),
+        _ => "Facts, open book: the same with the fact itself in front, on a line of its own.".into(),
+    });
 }
 
-fn known(knowledge: &facts::Knowledge) -> Vec<Measured> {
+fn known(on: &str, knowledge: &facts::Knowledge) -> Vec<Measured> {
     let all = &knowledge.all;
     [("acc", all.accuracy, Unit::Share), ("log_prob", all.log_prob, Unit::Nats)]
         .map(|(name, estimate, unit)| Measured {
             name: name.into(),
-            on: On::Task(FACTS.into()),
+            on: On::Task(on.to_owned()),
             value: estimate.value,
             error: estimate.error,
             n: Some(all.facts as u64),

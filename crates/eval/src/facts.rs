@@ -42,13 +42,18 @@ impl Fact {
     pub fn continuation(&self) -> String {
         format!(" {}", self.answer)
     }
+
+    /// The same fact with an open book: it stands in front of the prompt itself, on a line of its own.
+    pub fn opened(&self) -> Fact {
+        Fact { prompt: format!("{} {}\n{}", self.prompt, self.answer, self.prompt), ..self.clone() }
+    }
 }
 
 /// Reads facts from a JSON array (as `known_1000.json`: `prompt`, `attribute`, `relation_id`, `subject`) or from JSON
 /// lines (`prompt`, `answer`, `relation`, `choices`). Other fields are left alone.
 ///
 /// # Errors
-/// [`Error::File`](crate::Error::File), [`Error::Utf8`](crate::Error::Utf8), [`Error::Data`](crate::Error::Data).
+/// [`Error::File`](crate::Error::File), [`Error::Utf8`](crate::Error::Utf8), [`Error::Items`](crate::Error::Items).
 pub fn read(path: &Path) -> Result<Vec<Fact>> {
     parse(&read::text(path)?, path)
 }
@@ -56,7 +61,7 @@ pub fn read(path: &Path) -> Result<Vec<Fact>> {
 /// The same from text at hand; the path only names it.
 ///
 /// # Errors
-/// [`Error::Data`](crate::Error::Data).
+/// [`Error::Items`](crate::Error::Items).
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Fact>> {
     if text.trim_start().starts_with('[') { read::json(text.as_bytes(), path) } else { read::json_lines(text, path) }
 }

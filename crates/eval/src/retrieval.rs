@@ -56,7 +56,7 @@ pub type Judgements = BTreeMap<String, HashMap<String, u32>>;
 /// Reads `corpus.jsonl`.
 ///
 /// # Errors
-/// [`Error::File`], [`Error::Utf8`], [`Error::Data`].
+/// [`Error::File`], [`Error::Utf8`], [`Error::Items`].
 pub fn read_corpus(path: &Path) -> Result<Vec<Passage>> {
     read::json_lines(&read::text(path)?, path)
 }

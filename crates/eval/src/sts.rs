@@ -21,7 +21,7 @@ pub struct Pair {
 /// quoting; further columns are left alone.
 ///
 /// # Errors
-/// [`Error::File`], [`Error::Utf8`], [`Error::Data`].
+/// [`Error::File`], [`Error::Utf8`], [`Error::Items`].
 pub fn read(path: &Path) -> Result<Vec<Pair>> {
     parse(&read::text(path)?, path)
 }

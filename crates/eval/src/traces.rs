@@ -82,7 +82,7 @@ impl Concept {
 /// left alone.
 ///
 /// # Errors
-/// [`Error::File`](crate::Error::File), [`Error::Data`](crate::Error::Data).
+/// [`Error::File`](crate::Error::File), [`Error::Items`](crate::Error::Items).
 pub fn read(path: &Path) -> Result<Vec<Concept>> {
     read::json(&read::bytes(path)?, path)
 }

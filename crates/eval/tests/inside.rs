@@ -190,7 +190,7 @@ fn a_planted_trace_is_found() {
         (0..32).for_each(|row| values[row * 48 + 7] = 3.0 * direction[row]);
         values
     });
-    let found = find(&model, 3, &READING).unwrap();
+    let found = find(&model, 3, &READING, &|_| true).unwrap();
     assert_eq!((found[0].block, found[0].channel), (1, 7));
     assert!(found[0].coherence.unwrap() > 0.8, "{found:?}");
     assert!(found.iter().all(|trace| trace.block == 1) && found.len() > 1);

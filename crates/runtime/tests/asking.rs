@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 
 use brevity_model::{Reach, Stage, Stages};
 use brevity_runtime::{
-    Compute, Error, Resident, Sampling, Sequence, StreamOptions, WeighOptions, Writing, generate, run_streamed, weigh,
-    write,
+    Compute, Error, FirstRows, Resident, Sampling, Sequence, StreamOptions, WeighOptions, Writing, generate,
+    run_streamed, weigh, write,
 };
 use common::{Lcg, Memory, Named};
 
@@ -94,7 +94,7 @@ fn weighed(model: &dyn Stages, sequences: &[Sequence], options: &WeighOptions) -
 /// The same by running each sequence on its own, through the streamed forward pass.
 fn alone(model: &dyn Stages, sequence: &Sequence, compute: Compute) -> Vec<(f64, usize, u32)> {
     let mut all = Vec::new();
-    let options = StreamOptions { first_row: sequence.from - 1, ..StreamOptions::new(compute) };
+    let options = StreamOptions { first_rows: FirstRows::Same(sequence.from - 1), ..StreamOptions::new(compute) };
     let visit = &mut |chunk: brevity_runtime::Chunk<'_>| {
         for (logits, &target) in chunk.logits[0].chunks(chunk.vocabulary).zip(chunk.targets) {
             let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();

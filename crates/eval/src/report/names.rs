@@ -119,7 +119,7 @@ pub const KNOWN: &[Known] = &[
         "accuracy, by length",
         Unit::Share,
         true,
-        "The share of questions for which the right answer is the likeliest for each of its bytes, so that long answers are \
+        "The share of questions for which the right answer is the likeliest for each of its characters, so that long answers are \
          not at a disadvantage.",
     ),
     alone(
@@ -129,9 +129,46 @@ pub const KNOWN: &[Known] = &[
         true,
         "The share of written answers that equal an accepted one, letter case, punctuation and articles aside.",
     ),
+    alone(
+        "acc_bytes",
+        "accuracy, by bytes",
+        Unit::Share,
+        true,
+        "The share of questions for which the right answer is the likeliest for each of its bytes.",
+    ),
+    alone(
+        "log_prob",
+        "log-probability",
+        Unit::Nats,
+        true,
+        "The mean log-probability of the right answer; it sees a fact fade before it is forgotten.",
+    ),
+    alone(
+        "contains",
+        "answer contained",
+        Unit::Share,
+        true,
+        "The share of written answers that contain an accepted one.",
+    ),
+    agreement(
+        "relative_cosine",
+        "relative representations, cosine",
+        "Runs of 32 tokens are described by how alike they are to some anchors; the mean cosine of the two descriptions, means \
+         subtracted. It can be compared between models of different width.",
+    ),
+    agreement(
+        "relative_overlap",
+        "relative representations, neighbours",
+        "How many of the ten nearest runs of tokens are the same, of those of either, by these descriptions.",
+    ),
+    agreement(
+        "neighbour_overlap",
+        "same nearest neighbours",
+        "How many of the ten nearest runs of tokens are the same, of those of either, in each model's own space.",
+    ),
     alone("f1", "token F1", Unit::Share, true, "How many words a written answer shares with the right one."),
     alone(
-        "rouge_l",
+        "rougeL",
         "ROUGE-L",
         Unit::Share,
         true,
