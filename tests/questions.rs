@@ -233,3 +233,39 @@ fn facts_that_are_none_are_refused_with_their_line() {
     assert_eq!(code, 2);
     assert!(said.contains("`facts.jsonl`, line 2"), "{said}");
 }
+
+#[test]
+fn answers_of_two_models_are_written_for_a_judge_in_both_orders() {
+    let folder = scratch();
+    let model = folder.path().join("chat");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    std::fs::write(folder.path().join("question.jsonl"), "{\"category\": \"animals\", \"text\": \"a poodle is\"}\n")
+        .unwrap();
+    let args = ["compare", "chat", "chat", "--tasks", "kick_instructions", "--judge-pairs", "pairs.jsonl"];
+    let (code, _, said) = run(folder.path(), &args);
+    assert_eq!(code, 2, "a model without a template cannot be spoken to");
+    assert!(said.contains("chat template"), "{said}");
+    std::fs::write(model.join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    let (code, _, said) = run(folder.path(), &args);
+    assert_eq!(code, 0, "{said}");
+    let pairs = std::fs::read_to_string(folder.path().join("pairs.jsonl")).unwrap();
+    let pairs: Vec<Value> = pairs.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(pairs.len(), 2);
+    assert_eq!((&pairs[0]["answer_1"], &pairs[0]["group"]), (&pairs[1]["answer_2"], &"animals".into()));
+}
+
+#[test]
+fn the_protocol_of_the_harness_reports_words_and_bytes() {
+    let folder = scratch();
+    let found = json(
+        folder.path(),
+        &["eval", "tiny", "--protocol", "harness", "--text", "heldout", "--dtype", "f32", "--json"],
+    );
+    let names: Vec<&str> = found["scores"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["word_perplexity", "byte_perplexity", "bits_per_byte"]);
+    assert_eq!(found["protocol"], "harness");
+}

@@ -171,6 +171,10 @@ pub struct Compare {
     /// coherent ones to look for.
     #[arg(long, value_name = "FILE|N", value_hint = ValueHint::FilePath)]
     pub traces: Option<String>,
+    /// Write the answers of both models to tasks that are answered in writing, ready for a judge: one JSON object for each
+    /// question and order.
+    #[arg(long, value_name = "FILE.jsonl", value_hint = ValueHint::FilePath)]
+    pub judge_pairs: Option<PathBuf>,
     /// Measure how fast each model reads and writes; it is kept in memory whole for that.
     #[arg(long)]
     pub speed: bool,
@@ -335,6 +339,9 @@ pub enum Protocol {
     /// The second half, behind the tokenizer's first token: figures comparable with llama.cpp's perplexity tool only.
     #[value(name = "llama.cpp")]
     LlamaCpp,
+    /// Whole documents - pages of `wikitext:FILE`, otherwise the text - by words and bytes: figures comparable with those of
+    /// lm-evaluation-harness only.
+    Harness,
 }
 
 /// What the machine may give.

@@ -5,7 +5,7 @@ use std::path::Path;
 use brevity::Checkpoint;
 use brevity::compare::{Found, Named, Pace, Questions, compare};
 use brevity::eval::report::{self, Report, frontier};
-use brevity::eval::{Gate, Options, Size, peak_rss_bytes};
+use brevity::eval::{Gate, Options, Quiz, Size, judge_pairs, peak_rss_bytes, write_judge_pairs};
 use serde_json::{Value, json};
 
 use crate::args::{Asked, Compare, Machine, Windows as Cut};
@@ -33,6 +33,9 @@ pub fn run(args: &Compare) -> anyhow::Result<()> {
     let compared = wish.compare((&args.before, &before), &others)?;
     if let Some(path) = &args.judged.report {
         write_report(path, &compared.found.report)?;
+    }
+    if let Some(path) = &args.judge_pairs {
+        compared.write_pairs(path)?;
     }
     if args.json {
         let mut json = json!({ "before": args.before, "after": args.after[0] });
@@ -73,6 +76,7 @@ pub struct Wish<'a> {
 /// What was found, and how it is told.
 pub struct Compared {
     pub found: Found,
+    quizzes: Vec<Quiz>,
     /// Sizes of the reference and of the first of the others.
     sizes: [Size; 2],
     /// Whether there is a gate, and whether all its limits are kept.
@@ -89,7 +93,7 @@ impl Wish<'_> {
         let most = if self.text.is_none() { self.cut.limit } else { None };
         let windows = match self.text {
             None => None,
-            Some(text) => Some(windows(&brevity::text(text)?, reference, self.cut)?),
+            Some(text) => Some(windows(text, reference, self.cut)?),
         };
         let quizzes = asked.quizzes(most)?;
         if self.speed || quizzes.iter().any(|quiz| quiz.writes()) {
@@ -112,8 +116,7 @@ impl Wish<'_> {
         let started = std::time::Instant::now();
         let questions = self.questions(before.1)?;
         if let (Some(text), Some(windows)) = (self.text, &questions.windows) {
-            let text = brevity::text(text)?;
-            others.iter().try_for_each(|(_, other)| same_tokens(&text, windows, other, self.cut))?;
+            others.iter().try_for_each(|(_, other)| same_tokens(text, windows, other, self.cut))?;
         }
         let length = questions.windows.as_ref().map_or(512, |windows| windows.length);
         let mut budget = u64::MAX;
@@ -135,6 +138,7 @@ impl Wish<'_> {
         };
         Ok(Compared {
             found,
+            quizzes: questions.quizzes,
             sizes: [before.1, others[0].1].map(|model| Size::of(model.model(), model.size_bytes())),
             kept,
             seconds: started.elapsed().as_secs_f64(),
@@ -153,7 +157,10 @@ impl Compared {
                 parts.push(printed(frontier::frontier_table(report, &metric)));
             }
         }
-        parts.extend(report.others.iter().filter_map(worst_place));
+        let places: Vec<String> = report.others.iter().filter_map(worst_place).collect();
+        if !places.is_empty() {
+            parts.push(places.join("\n"));
+        }
         if self.kept.is_some() {
             parts.push(printed(report::verdicts(report)));
         }
@@ -184,6 +191,26 @@ impl Compared {
         }
         json["report"] = json!(self.found.report);
         json
+    }
+
+    /// Writes the answers of the reference and of each other model to tasks that are answered in writing.
+    fn write_pairs(&self, path: &Path) -> anyhow::Result<()> {
+        let mut lines = Vec::new();
+        for (k, quiz) in self.quizzes.iter().enumerate().filter(|(_, quiz)| quiz.writes()) {
+            let models: Vec<_> = self.found.report.models().zip(&self.found.papers).collect();
+            let answers = |n: usize| (models[n].0.name.as_str(), &models[n].1[k].answers[..]);
+            for n in 1..models.len() {
+                write_judge_pairs(
+                    &judge_pairs(&quiz.items, answers(0), answers(n)).map_err(brevity::eval::Error::from)?,
+                    &mut lines,
+                )?;
+            }
+        }
+        if lines.is_empty() {
+            let hint = Some("`--tasks kick_instructions`, for example".into());
+            return Err(Usage { what: "no task is answered in writing, so there are no pairs".into(), hint }.into());
+        }
+        write_whole(path, &lines)
     }
 
     /// An error that names the limits that were not kept.
@@ -233,15 +260,16 @@ fn short_names(before: &str, others: &[(&str, &Checkpoint)]) -> Vec<String> {
     all.iter().map(name).collect()
 }
 
-/// Writes the report to a file, whole or not at all.
+/// Writes the report to a file.
 pub fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
-    let failed = |source: std::io::Error| Usage {
-        what: format!("cannot write the report to `{}`: {source}", path.display()),
-        hint: Some("what was found is printed all the same".into()),
-    };
+    write_whole(path, report::html(report).as_bytes())
+}
+
+/// Writes a file whole or not at all.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let part = path.with_added_extension("part");
-    std::fs::write(&part, report::html(report)).and_then(|()| std::fs::rename(&part, path)).map_err(|source| {
+    std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).map_err(|source| {
         let _ = std::fs::remove_file(&part);
-        failed(source).into()
+        Usage { what: format!("cannot write `{}`: {source}", path.display()), hint: None }.into()
     })
 }

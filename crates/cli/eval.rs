@@ -2,19 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use brevity::Checkpoint;
 use brevity::compare::{FACTS, OPEN_FACTS};
 use brevity::eval::facts::{Fact, Knowledge, knowledge, recall};
 use brevity::eval::{
-    AskOptions, Entry, Evaluation, FromReference, MEASURES, Make, Measure, Observer, Options, Outcome, PairMeasure,
-    Paper, Protocol, Quiz, Recorder, Score, Size, TOP, TaskResult, Text, Windows, compare, evaluate, harness_json,
-    measures,
+    AskOptions, Document, Entry, Evaluation, FromReference, MEASURES, Make, Measure, Observer, Options, Outcome,
+    PairMeasure, Paper, Protocol, Quiz, Recorder, Score, Size, TOP, TaskResult, Text, Windows, compare, evaluate,
+    harness_json, measures, pages,
 };
 use brevity::runtime::Compute;
+use brevity::{Checkpoint, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::args::{Eval, Windows as Cut};
-use crate::compare::text_of;
+use crate::compare::{text_of, write_whole};
 use crate::failure::Usage;
 use crate::progress::Progress;
 use crate::{machine, print, table, units};
@@ -95,11 +95,10 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
 /// What a text says.
 fn on_text(args: &Eval, text: &str, model: &Checkpoint, against: &Against) -> anyhow::Result<(Outcome, Windows)> {
     let asked = asked(args, against)?;
-    let text = brevity::text(text)?;
-    let windows = windows(&text, model, &args.windows)?;
+    let windows = windows(text, model, &args.windows)?;
     let mut models = vec![model];
     if let Against::Model(reference) = against {
-        same_tokens(&text, &windows, reference, &args.windows)?;
+        same_tokens(text, &windows, reference, &args.windows)?;
         models.push(reference);
     }
     let options = Options {
@@ -261,10 +260,7 @@ fn log_samples(path: &Path, quizzes: &[Quiz], papers: &[Paper]) -> anyhow::Resul
             lines += &format!("{json}\n");
         }
     }
-    std::fs::write(path, lines).map_err(|error| {
-        let what = format!("cannot write `{}`: {error}", path.display());
-        Usage { what, hint: None }.into()
-    })
+    write_whole(path, lines.as_bytes())
 }
 
 /// `20 windows of 2048 tokens of `wiki.test.raw`, f32 arithmetic`.
@@ -300,25 +296,65 @@ fn asked(args: &Eval, against: &Against) -> anyhow::Result<Vec<&'static Entry>> 
 }
 
 /// A text as windows of a model's tokens: as long as asked for, or as the model was made for, within reason.
-pub fn windows(text: &Text, model: &Checkpoint, cut: &Cut) -> anyhow::Result<Windows> {
+pub fn windows(text: &str, model: &Checkpoint, cut: &Cut) -> anyhow::Result<Windows> {
     let tokenizer = model.tokenizer()?;
-    let tokens = text.tokens(&tokenizer)?;
     let length = cut.window.unwrap_or_else(|| model.model().context.unwrap_or(USUAL_WINDOW).min(USUAL_WINDOW));
+    if cut.protocol == crate::args::Protocol::Harness {
+        return documents(text, model, &tokenizer, length, cut.limit);
+    }
+    let text = brevity::text(text)?;
+    let tokens = text.tokens(&tokenizer)?;
     Ok(match cut.protocol {
-        crate::args::Protocol::Window => Windows::cut(&text.name, &tokens, length, cut.limit)?,
         crate::args::Protocol::LlamaCpp => {
             Windows::llama_cpp(&text.name, &tokens, brevity::eval::first_token(&tokenizer), length, cut.limit)?
         }
+        _ => Windows::cut(&text.name, &tokens, length, cut.limit)?,
     })
 }
 
+/// The documents of a text, as many as fit a limit of tokens: pages of WikiText, else all as one.
+fn documents(
+    said: &str,
+    model: &Checkpoint,
+    tokenizer: &Tokenizer,
+    length: usize,
+    limit: Option<usize>,
+) -> anyhow::Result<Windows> {
+    let text = brevity::text(said)?;
+    let mut documents = match said.strip_prefix("wikitext:") {
+        None => vec![Document::new(&text, tokenizer)?],
+        Some(file) => {
+            let raw = Text::load(file)?.text;
+            let page = |page: String| Document::of_page(&Text { name: text.name.clone(), text: page }, tokenizer);
+            pages(&raw).into_iter().map(page).collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    let mut left = limit.unwrap_or(usize::MAX);
+    let fit = documents.iter().take_while(|document| match left.checked_sub(document.tokens.len()) {
+        Some(less) => {
+            left = less;
+            true
+        }
+        None => false,
+    });
+    let fit = fit.count();
+    if fit == 0 {
+        let what = format!("no document of `{}` fits into {} tokens", text.name, limit.unwrap_or(0));
+        let hint = Some("this protocol takes whole documents: raise `--limit`".into());
+        return Err(Usage { what, hint }.into());
+    }
+    documents.truncate(fit);
+    let prefix = brevity::words(model, tokenizer).prefix().ok_or(brevity::eval::Error::Prompt)?;
+    Ok(Windows::harness(&text.name, &documents, prefix, length)?)
+}
+
 /// Refuses two models that read a text as different tokens.
-pub fn same_tokens(text: &Text, ours: &Windows, other: &Checkpoint, cut: &Cut) -> anyhow::Result<()> {
+pub fn same_tokens(text: &str, ours: &Windows, other: &Checkpoint, cut: &Cut) -> anyhow::Result<()> {
     let cut = Cut { window: Some(ours.length), ..*cut };
     if windows(text, other, &cut)? == *ours {
         return Ok(());
     }
-    let what = format!("the two models read `{}` as different tokens", text.name);
+    let what = format!("the two models read `{}` as different tokens", ours.text);
     let hint = Some("they have different tokenizers; predictions of tokens cannot be compared between them".into());
     Err(Usage { what, hint }.into())
 }

@@ -111,7 +111,9 @@ pub fn compare(
             protocol => format!(", scored as {} does", protocol.as_str()),
         };
         let count = windows.windows.len();
-        let text = format!("Text: {count} window{plural} of {} tokens of `{}`{what}.", windows.length, windows.text);
+        let most = if windows.documents.is_empty() { "" } else { "at most " };
+        let text =
+            format!("Text: {count} window{plural} of {most}{} tokens of `{}`{what}.", windows.length, windows.text);
         found.report.method.push(text);
     }
     let asked = AskOptions::within(options, reference.model.model().hidden);

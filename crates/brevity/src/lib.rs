@@ -32,4 +32,5 @@ pub use brevity_model as model;
 pub use brevity_runtime as runtime;
 pub use open::{OpenError, TextError, calibration_text, is_embedded, open, text};
 pub use tiny::{CALIBRATION, FACTS, HELDOUT, TINY};
+pub use tokenizers::Tokenizer;
 pub use words::{chat, end_tokens, words};

@@ -41,6 +41,11 @@ impl<'a> Words<'a> {
         Words { tokenizer, begin, prefix, end: end.to_vec(), context }
     }
 
+    /// The token that stands in front of what has nothing in front.
+    pub fn prefix(&self) -> Option<u32> {
+        self.prefix
+    }
+
     /// Tokens that end a text.
     pub(crate) fn end(&self) -> &[u32] {
         &self.end
