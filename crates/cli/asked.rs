@@ -81,8 +81,11 @@ fn name_of(said: &str) -> &str {
 
 /// Limits as they were typed, and those of a recipe in front.
 pub fn gate(recipe: &[String], typed: &[String]) -> anyhow::Result<Gate> {
-    let limits = recipe.iter().chain(typed).map(|limit| limit.parse()).collect::<Result<_, _>>()?;
-    Ok(Gate { limits })
+    let mut gate = Gate::default();
+    for limit in recipe.iter().chain(typed) {
+        gate.limits.push(limit.parse()?);
+    }
+    Ok(gate)
 }
 
 /// The value vectors to follow: those of a file, or the most coherent ones.

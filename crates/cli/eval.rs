@@ -321,14 +321,15 @@ fn documents(
     limit: Option<usize>,
 ) -> anyhow::Result<Windows> {
     let text = brevity::text(said)?;
-    let mut documents = match said.strip_prefix("wikitext:") {
-        None => vec![Document::new(&text, tokenizer)?],
+    let mut documents = Vec::new();
+    match said.strip_prefix("wikitext:") {
+        None => documents.push(Document::new(&text, tokenizer)?),
         Some(file) => {
-            let raw = Text::load(file)?.text;
-            let page = |page: String| Document::of_page(&Text { name: text.name.clone(), text: page }, tokenizer);
-            pages(&raw).into_iter().map(page).collect::<Result<Vec<_>, _>>()?
+            for page in pages(&Text::load(file)?.text) {
+                documents.push(Document::of_page(&Text { name: text.name.clone(), text: page }, tokenizer)?);
+            }
         }
-    };
+    }
     let mut left = limit.unwrap_or(usize::MAX);
     let fit = documents.iter().take_while(|document| match left.checked_sub(document.tokens.len()) {
         Some(less) => {

@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     fn score(name: &str, value: f64, error: Option<f64>) -> Score {
-        Score { name: name.into(), text: "t".into(), window: 8, value, error }
+        Score { name: name.into(), text: "t".into(), window: 8, value, error, interval: None }
     }
 
     #[test]
