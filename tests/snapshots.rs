@@ -9,7 +9,8 @@ use std::path::Path;
 use common::{Toy, brevity, scratch, stderr, stdout, text};
 
 /// What differs from run to run and from machine to machine, and what stands for it.
-const FILTERS: [(&str, &str); 9] = [
+const FILTERS: [(&str, &str); 10] = [
+    (r"(?m)^\d[\d.]* (ms|s)$", "[TIME]"),
     (r"in \d[\d.]* (ms|s|min)\b( \d+ s\b)?", "in [TIME]"),
     (r"arithmetic, \d[\d.]* s\b", "arithmetic, [TIME]"),
     (r"(?m)^\d[\d.]* s \(\d+ tokens/s\)", "[TIME]"),
@@ -99,6 +100,45 @@ fn the_main_job_from_the_first_command_to_the_last() {
         ],
     );
 }
+
+#[test]
+fn a_gate_that_is_kept_and_one_that_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = ["--limit", "4096", "--dtype", "f32", "--threads", "2"];
+    let with = |args: &[&'static str]| [args, &small[..]].concat();
+    shows(
+        "gate",
+        folder.path(),
+        &[
+            &with(&["compress", "tiny", "--recipe", "int4", "--out", "out", "--gate", "kl_mean<=0.05"]),
+            &with(&["compare", "tiny", "out", "--gate", "kl_mean<=0.001", "--gate", "perplexity<=+5%"]),
+            &["compare", "tiny", "out", "--gate", "kl_mean<0.05<"],
+            &["compare", "tiny", "out", "--gate", "klmean<0.05"],
+        ],
+    );
+}
+
+#[test]
+fn what_models_are_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = ["--items", "100", "--dtype", "f32", "--threads", "2"];
+    let with = |args: &[&'static str]| [args, &small[..]].concat();
+    std::fs::write(folder.path().join("arc_easy.jsonl"), ARC).unwrap();
+    shows("tasks", folder.path(), &[&["recipes", "tasks"], &["recipes", "tasks", "arc_easy"]]);
+    shows(
+        "questions",
+        folder.path(),
+        &[
+            &with(&["eval", "tiny", "--tasks", "arc_easy", "--facts", "tiny", "--open-book"]),
+            &["eval", "tiny", "--tasks", "arc_easy,mmlu"],
+            &["eval", "tiny", "--tasks", "arc_eesy"],
+        ],
+    );
+}
+
+/// Two rows as `arc_easy.jsonl` has them.
+const ARC: &str = "{\"query\": \"Question: What is a poodle?\", \"choices\": [\"a dog\", \"a stone\"], \"gold\": 0}\n\
+    {\"query\": \"Question: What is granite?\", \"choices\": [\"a dog\", \"a stone\"], \"gold\": 1}\n";
 
 #[test]
 fn a_run_that_was_finished_before() {

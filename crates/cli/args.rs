@@ -25,9 +25,10 @@ pub enum Command {
     Inspect(Inspect),
     /// Make a checkpoint smaller by a recipe and write it to a directory.
     Compress(Compress),
-    /// Measure a model on a text: perplexity, and divergence from a reference.
+    /// Measure a model: perplexity of a text, divergence from a reference, tasks, facts.
     Eval(Eval),
-    /// Put two models side by side: size, perplexity, KL divergence, top-1 agreement.
+    /// Put models beside the one they were made from: size, perplexity, divergence, tasks, forgotten facts; as a table, JSON or
+    /// one HTML file.
     Compare(Compare),
     /// Write a checkpoint in another format, without changing what it computes.
     Export(Export),
@@ -96,6 +97,10 @@ pub struct Compress {
     #[arg(long, value_name = "TEXT", value_hint = ValueHint::FilePath)]
     pub compare: Option<String>,
     #[command(flatten)]
+    pub asked: Asked,
+    #[command(flatten)]
+    pub judged: Judged,
+    #[command(flatten)]
     pub windows: Windows,
     /// The seed of everything random.
     #[arg(long, default_value_t = 0)]
@@ -121,9 +126,14 @@ pub struct Eval {
     /// The model.
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: String,
-    /// The text.
-    #[arg(long, default_value = "heldout", value_hint = ValueHint::FilePath)]
-    pub text: String,
+    /// The text. Default: `heldout`, unless tasks or facts are asked for.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub text: Option<String>,
+    #[command(flatten)]
+    pub asked: Asked,
+    /// Keep what the model answered to each item of the tasks, one JSON object a line.
+    #[arg(long, value_name = "FILE.jsonl", value_hint = ValueHint::FilePath)]
+    pub log_samples: Option<PathBuf>,
     /// Measures, separated by commas: `perplexity`, `loss`, and with a reference `kl`, `agreement`. Default: all that
     /// apply.
     #[arg(long, value_delimiter = ',')]
@@ -149,12 +159,27 @@ pub struct Compare {
     /// The model before.
     #[arg(value_hint = ValueHint::AnyPath)]
     pub before: String,
-    /// The model after.
-    #[arg(value_hint = ValueHint::AnyPath)]
-    pub after: String,
-    /// The text.
-    #[arg(long, default_value = "heldout", value_hint = ValueHint::FilePath)]
-    pub text: String,
+    /// The models after, one or more; with several, the frontier of quality against size is told.
+    #[arg(required = true, value_hint = ValueHint::AnyPath)]
+    pub after: Vec<String>,
+    /// The text; `none` for none. Default: `heldout`, unless tasks or facts are asked for.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub text: Option<String>,
+    #[command(flatten)]
+    pub asked: Asked,
+    /// Follow value vectors that stand for concepts: a file in the layout of ConceptVectors, or how many of the most
+    /// coherent ones to look for.
+    #[arg(long, value_name = "FILE|N", value_hint = ValueHint::FilePath)]
+    pub traces: Option<String>,
+    /// Write the answers of both models to tasks that are answered in writing, ready for a judge: one JSON object for each
+    /// question and order.
+    #[arg(long, value_name = "FILE.jsonl", value_hint = ValueHint::FilePath)]
+    pub judge_pairs: Option<PathBuf>,
+    /// Measure how fast each model reads and writes; it is kept in memory whole for that.
+    #[arg(long)]
+    pub speed: bool,
+    #[command(flatten)]
+    pub judged: Judged,
     #[command(flatten)]
     pub windows: Windows,
     #[command(flatten)]
@@ -233,6 +258,12 @@ pub enum RecipesCommand {
         #[arg(default_value = "", hide_default_value = true)]
         name: String,
     },
+    /// The tasks that models can be asked.
+    Tasks {
+        /// A task, to print as YAML; all, in a table, without one.
+        #[arg(default_value = "", hide_default_value = true)]
+        name: String,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -242,14 +273,58 @@ pub struct Doctor {
     pub json: bool,
 }
 
+/// What to ask models in words.
+#[derive(Args, Clone, Debug)]
+pub struct Asked {
+    /// Tasks, separated by commas: names of `brevity recipes tasks`, or YAML files.
+    #[arg(long, value_name = "TASKS", value_delimiter = ',')]
+    pub tasks: Vec<String>,
+    /// The folder with the data of the tasks. Default: that of a task's own YAML file, or else the current one.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub data: Option<PathBuf>,
+    /// Ask at most so many items of each task, and so many facts. Default: all, or `--limit` where there is no text.
+    #[arg(long, value_name = "N")]
+    pub items: Option<usize>,
+    /// How the LLM-KICK tasks are scored.
+    #[arg(long, value_enum, default_value_t = Scoring::Strict)]
+    pub mode: Scoring,
+    /// Facts to ask for: a JSON file as `known_1000.json`, JSON lines, or `tiny`, those that `tiny` was trained on.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub facts: Option<String>,
+    /// Ask the facts also with an open book: each fact itself in front of its prompt.
+    #[arg(long, requires = "facts")]
+    pub open_book: bool,
+}
+
+/// How tasks of LLM-KICK are scored.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scoring {
+    /// What the model says counts, and nothing else.
+    Strict,
+    /// As the published code scores, with its quirks, for figures that can be compared with published ones.
+    Compat,
+}
+
+/// What becomes of a comparison.
+#[derive(Args, Clone, Debug)]
+pub struct Judged {
+    /// A limit that has to be kept, such as `kl_mean<=0.05`, `perplexity<=+5%`, `arc_easy>=-0.02`, `facts.lost<=0.05`; the
+    /// exit code is 3 if one is not. Can be given several times. A task that a limit names is asked.
+    #[arg(long = "gate", value_name = "LIMIT")]
+    pub gate: Vec<String>,
+    /// Write all of it to one HTML file.
+    #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
+}
+
 /// How a text is cut.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Windows {
     /// Tokens in a window. Default: what the model was made for, at most 2048.
     #[arg(long)]
     pub window: Option<usize>,
-    /// Use only so many tokens of the text.
-    #[arg(long, value_name = "TOKENS")]
+    /// Use only so many tokens of the text; where there is no text, ask only so many items of each task.
+    #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
     /// Which predictions of a window count.
     #[arg(long, value_enum, default_value_t = Protocol::Window)]
@@ -264,6 +339,9 @@ pub enum Protocol {
     /// The second half, behind the tokenizer's first token: figures comparable with llama.cpp's perplexity tool only.
     #[value(name = "llama.cpp")]
     LlamaCpp,
+    /// Whole documents - pages of `wikitext:FILE`, otherwise the text - by words and bytes: figures comparable with those of
+    /// lm-evaluation-harness only.
+    Harness,
 }
 
 /// What the machine may give.

@@ -12,7 +12,8 @@ use brevity::model::Place;
 use serde_json::{Value, json};
 
 use crate::args::{Compress, Machine};
-use crate::compare::{self, Comparison};
+use crate::asked::gate;
+use crate::compare::{Compared, Wish, write_report};
 use crate::failure::Usage;
 use crate::progress::{Progress, cancelled};
 use crate::{inspect, machine, print, table, units};
@@ -27,9 +28,20 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
         .as_deref()
         .or(brevity::is_embedded(&args.model).then_some("heldout"))
         .filter(|text| *text != "none");
-    if let Some(text) = text {
-        // Whatever is wrong with the text is better known now than after the work.
-        crate::eval::windows(&brevity::text(text)?, &checkpoint, &args.windows)?;
+    let gate = gate(&recipe.gate, &args.judged.gate)?;
+    let wish = Wish {
+        text,
+        cut: &args.windows,
+        asked: &args.asked,
+        traces: None,
+        speed: false,
+        gate: &gate,
+        machine: &args.machine,
+    };
+    let compares = text.is_some() || !gate.limits.is_empty() || args.asked.anything();
+    if compares {
+        // Whatever is wrong with texts, tasks and limits is better known now than after the work.
+        wish.questions(&checkpoint)?;
     }
     let wanted = wanted(args).or(&recipe.calibration);
     let calibration = calibration(args, &wanted, &checkpoint)?;
@@ -54,22 +66,28 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
     if !args.json {
         print::line(&summary(&plan, &report, out))?;
     }
-    let comparison = match text {
-        None => None,
-        Some(text) => {
-            let after = Checkpoint::open(out)?;
-            let found = compare::measure(&checkpoint, &after, text, &args.windows, &args.machine)?;
-            write_card(out, &card_scores(&found))?;
-            Some(found)
+    let compared = if compares {
+        let after = Checkpoint::open(out)?;
+        let found = wish.compare((&args.model, &checkpoint), &[(&out.display().to_string(), &after)])?;
+        write_card(out, &card_scores(&found))?;
+        if let Some(path) = &args.judged.report {
+            write_report(path, &found.found.report)?;
         }
+        Some(found)
+    } else {
+        None
     };
     if args.json {
-        return print::line(&serde_json::to_string_pretty(&json_of(&plan, &report, out, comparison.as_ref()))?);
+        print::line(&serde_json::to_string_pretty(&json_of(&plan, &report, out, compared.as_ref()))?)?;
+    } else {
+        match &compared {
+            Some(found) => print::line(&format!("\n{}", found.table()))?,
+            None => {
+                print::line(&format!("\nwhat it cost: brevity compare {} {} --text FILE", args.model, out.display()))?;
+            }
+        }
     }
-    match comparison {
-        Some(found) => print::line(&format!("\n{}", found.table())),
-        None => print::line(&format!("\nwhat it cost: brevity compare {} {} --text FILE", args.model, out.display())),
-    }
+    compared.map_or(Ok(()), |found| found.judge())
 }
 
 /// What the command says of samples.
@@ -321,7 +339,7 @@ fn summary(plan: &Plan, report: &Report, out: &Path) -> String {
     lines.join("\n")
 }
 
-fn json_of(plan: &Plan, report: &Report, out: &Path, comparison: Option<&Comparison>) -> Value {
+fn json_of(plan: &Plan, report: &Report, out: &Path, comparison: Option<&Compared>) -> Value {
     let mut json = report.to_json(&out.display().to_string());
     json["size_bytes_predicted"] = json!(plan.size.size_bytes_after);
     json["size_bytes_after"] = json!(weight_bytes(out).unwrap_or(report.size.size_bytes_after));
@@ -344,7 +362,8 @@ fn weight_bytes(out: &Path) -> std::io::Result<u64> {
 }
 
 /// The scores of a comparison as the model card shows them.
-fn card_scores(found: &Comparison) -> Vec<CardScore> {
+fn card_scores(compared: &Compared) -> Vec<CardScore> {
+    let Some(found) = compared.found.texts.first() else { return Vec::new() };
     let score = |score: &Score, before: Option<f64>| CardScore {
         name: score.name.clone(),
         text: score.text.clone(),
@@ -353,8 +372,8 @@ fn card_scores(found: &Comparison) -> Vec<CardScore> {
         after: score.value,
         error: score.error,
     };
-    let own = found.single[0].iter().zip(&found.single[1]).map(|(before, after)| score(after, Some(before.value)));
-    own.chain(found.between.iter().map(|between| score(between, None))).collect()
+    let own = found.before.iter().zip(&found.after).map(|(before, after)| score(after, Some(before.value)));
+    own.chain(found.scores.iter().map(|between| score(between, None))).collect()
 }
 
 /// A recipe that does nothing: the way from one format to another.
@@ -365,6 +384,7 @@ pub fn nothing(format: &str) -> Recipe {
         about: format!("Written as {format}; the weights are those of the source."),
         format: Some(format.to_owned()),
         calibration: Wanted::default(),
+        gate: Vec::new(),
         steps: Vec::new(),
     }
 }

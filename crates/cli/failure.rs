@@ -15,6 +15,16 @@ pub struct Usage {
     pub hint: Option<String>,
 }
 
+/// Limits that were not kept.
+#[derive(Debug, thiserror::Error)]
+#[error("the gate failed: {}", broken.join("; "))]
+pub struct GateFailed {
+    /// Each in words.
+    pub broken: Vec<String>,
+}
+
+/// A gate.
+const GATE_FAILED: u8 = 3;
 /// Usage or bad input.
 const BAD_INPUT: u8 = 2;
 /// Memory or disk.
@@ -56,6 +66,12 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         model::Error
     );
     first!(crate::machine::TooSmall);
+    if let Some(brevity::compare::CompareError::Eval { source, .. }) = error.downcast_ref() {
+        return source.hint();
+    }
+    if let Some(bad) = error.downcast_ref::<eval::BadTask>() {
+        return bad.hint.clone();
+    }
     if let Some(bad) = error.downcast_ref::<engine::BadRecipe>() {
         return bad.hint.clone();
     }
@@ -63,10 +79,16 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
 }
 
 fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if error.is::<GateFailed>() {
+        return Some(GATE_FAILED);
+    }
     if error.is::<crate::machine::TooSmall>() {
         return Some(WOULD_NOT_FIT);
     }
     if let Some(eval::Error::Cancelled) = error.downcast_ref() {
+        return Some(INTERRUPTED);
+    }
+    if let Some(brevity::compare::CompareError::Eval { source: eval::Error::Cancelled, .. }) = error.downcast_ref() {
         return Some(INTERRUPTED);
     }
     if let Some(error) = error.downcast_ref::<formats::Error>() {

@@ -3,9 +3,8 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use brevity::Checkpoint;
 use brevity::runtime::{Resident, Sampling, generate};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::args::Generate;
 use crate::failure::Usage;
@@ -33,7 +32,7 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
         max_tokens: args.max_tokens,
         temperature: args.temperature,
         seed: args.seed,
-        stop: end_tokens(&checkpoint),
+        stop: brevity::end_tokens(&checkpoint),
     };
     let decode =
         |ids: &[u32]| tokenizer.decode(ids, true).map_err(|e| anyhow::anyhow!("cannot decode what was generated: {e}"));
@@ -72,17 +71,4 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
     print::line("")?;
     eprintln!("{} tokens in {:.2} s, {:.1} tokens/s", more.len(), seconds, more.len() as f64 / seconds);
     Ok(())
-}
-
-/// The tokens that end a text, from the generation settings or else the configuration.
-fn end_tokens(checkpoint: &Checkpoint) -> Vec<u32> {
-    let settings = checkpoint.folder().read("generation_config.json").ok();
-    let settings: Value = settings.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    let end = settings.get("eos_token_id").or_else(|| checkpoint.config().get("eos_token_id"));
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match end {
-        Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
-        Some(one) => id(one).into_iter().collect(),
-        None => Vec::new(),
-    }
 }

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod asked;
 mod compare;
 mod compress;
 mod doctor;

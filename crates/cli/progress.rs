@@ -31,27 +31,29 @@ pub fn cancelled() -> bool {
 
 /// Work of a known length.
 pub struct Progress {
-    what: &'static str,
+    what: String,
     /// What is written above the bar of a terminal as the work goes on, if it takes long enough for a bar.
     table: Option<Live>,
     bar: ProgressBar,
     started: Instant,
+    part: Instant,
     spoken: Instant,
     terminal: bool,
 }
 
 impl Progress {
     /// Begins work in `total` steps.
-    pub fn new(what: &'static str, total: u64) -> Self {
+    pub fn new(what: &str, total: u64) -> Self {
         let style = "{msg} {bar:30} {pos}/{len}, {eta} left";
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         bar.set_style(ProgressStyle::with_template(style).expect("the template is well-formed"));
-        bar.set_message(what);
+        bar.set_message(what.to_owned());
         Progress {
-            what,
+            what: what.to_owned(),
             table: None,
             bar,
             started: Instant::now(),
+            part: Instant::now(),
             spoken: Instant::now(),
             terminal: std::io::stderr().is_terminal(),
         }
@@ -91,7 +93,7 @@ impl Progress {
             }
         } else if self.spoken.elapsed() > EVERY && done > 0 && done < total {
             self.spoken = Instant::now();
-            let left = self.started.elapsed().as_secs_f64() / done as f64 * (total - done) as f64;
+            let left = self.part.elapsed().as_secs_f64() / done as f64 * (total - done) as f64;
             eprintln!("{}: {done} of {total}, {} left", self.what, crate::units::seconds(left));
         }
     }
@@ -114,6 +116,14 @@ fn line(cells: &[impl AsRef<str>], widths: &[usize]) -> String {
 }
 
 impl brevity::eval::Observer for Progress {
+    fn part(&mut self, what: &str) {
+        self.what = what.to_owned();
+        self.bar.set_message(self.what.clone());
+        self.bar.reset_eta();
+        // The time left is that of the part.
+        self.part = Instant::now();
+    }
+
     fn progress(&mut self, fraction: f64) {
         self.at((fraction * 1000.0) as u64, 1000);
     }

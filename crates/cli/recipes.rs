@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use brevity::engine::Recipe;
+use brevity::eval::Task;
 use brevity::methods::METHODS;
 use serde_json::{Value, json};
 
@@ -15,6 +16,7 @@ pub fn run(args: &Recipes) -> anyhow::Result<()> {
         RecipesCommand::List => list(args.json),
         RecipesCommand::Show { name } => show(name, args.json),
         RecipesCommand::Methods { name } => methods(name, args.json),
+        RecipesCommand::Tasks { name } => tasks(name, args.json),
     }
 }
 
@@ -55,6 +57,22 @@ fn list(as_json: bool) -> anyhow::Result<()> {
     let format = |recipe: &Recipe| recipe.format.clone().unwrap_or_else(|| "dense".to_owned());
     let rows = all.iter().map(|(name, recipe)| vec![name.to_string(), format(recipe), recipe.about.clone()]);
     print::line(&table::table(&["recipe", "format", "what it does"], &[], rows))
+}
+
+/// The tasks in a table, or one as YAML.
+fn tasks(name: &str, as_json: bool) -> anyhow::Result<()> {
+    if !name.is_empty() {
+        let known = Task::named(name)?;
+        let stock = Task::list().into_iter().find(|stock| stock.name == known.name);
+        return print::line(stock.map_or("", |stock| stock.text).trim_end());
+    }
+    let all = Task::list().into_iter().map(|stock| stock.task()).collect::<Result<Vec<_>, _>>()?;
+    if as_json {
+        let row = |task: &Task| json!({ "name": task.name, "about": task.about, "source": task.source });
+        return print::line(&serde_json::to_string_pretty(&all.iter().map(row).collect::<Vec<_>>())?);
+    }
+    let rows = all.iter().map(|task| vec![task.name.clone(), task.about.clone()]);
+    print::line(&table::table(&["task", "what it asks"], &[], rows))
 }
 
 fn show(name: &str, as_json: bool) -> anyhow::Result<()> {

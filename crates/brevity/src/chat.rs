@@ -21,20 +21,20 @@ pub(crate) fn load(spec: &str, model: &Checkpoint) -> Result<Text, TextError> {
         let value: Value = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
         let messages = value.get(field).filter(|messages| messages.as_array().is_some_and(|list| !list.is_empty()));
         let messages = messages.ok_or_else(|| wrong("there is none".into()))?;
-        text += &template.render(messages)?;
+        text += &template.render(messages, false)?;
     }
     Ok(Text { name: format!("chat:{}#{field}", file.name), text })
 }
 
 /// The chat template of a model.
-struct Template {
+pub(crate) struct Template {
     source: String,
     /// `bos_token` and `eos_token`, as templates ask for them.
     tokens: [String; 2],
 }
 
 impl Template {
-    fn of(model: &Checkpoint) -> Result<Self, TextError> {
+    pub(crate) fn of(model: &Checkpoint) -> Result<Self, TextError> {
         let folder = model.folder();
         let read = |name: &str| folder.has(name).then(|| folder.read_text(name).ok()).flatten();
         let config: Value =
@@ -57,7 +57,8 @@ impl Template {
         Ok(Template { source, tokens: [token("bos_token"), token("eos_token")] })
     }
 
-    fn render(&self, messages: &Value) -> Result<String, TextError> {
+    /// The conversation as text; with `speak`, what makes the assistant speak next stands behind it.
+    pub(crate) fn render(&self, messages: &Value, speak: bool) -> Result<String, TextError> {
         let mut jinja = Environment::new();
         // Templates are written for Python: `strip`, `items` and the like are methods there.
         jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -67,7 +68,7 @@ impl Template {
         });
         let [bos, eos] = &self.tokens;
         let messages = minijinja::Value::from(minijinja::value::Serde(messages));
-        let values = context! { messages, bos_token => bos, eos_token => eos, add_generation_prompt => false };
+        let values = context! { messages, bos_token => bos, eos_token => eos, add_generation_prompt => speak };
         jinja.render_str(&self.source, values).map_err(unusable)
     }
 }
@@ -92,14 +93,14 @@ mod tests {
              '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}no{% endif %}",
         );
         let messages = json!([{"role": "user", "content": " Hi "}, {"role": "assistant", "content": "Yes?"}]);
-        let text = chatml.render(&messages).unwrap();
+        let text = chatml.render(&messages, false).unwrap();
         assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes?<|im_end|>\n");
-        assert_eq!(template("{{ bos_token }}{{ messages|length }}").render(&messages).unwrap(), "<s>2");
+        assert_eq!(template("{{ bos_token }}{{ messages|length }}").render(&messages, false).unwrap(), "<s>2");
     }
 
     #[test]
     fn a_template_that_refuses_a_conversation_says_why() {
-        let error = template("{{ raise_exception('roles must alternate') }}").render(&json!([])).unwrap_err();
+        let error = template("{{ raise_exception('roles must alternate') }}").render(&json!([]), false).unwrap_err();
         assert!(error.to_string().contains("roles must alternate"), "{error}");
     }
 

@@ -11,13 +11,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! For a whole compression see [`engine`], for running a model [`runtime`], for measures [`eval`]. The example
+//! For a whole compression see [`engine`], for running a model [`runtime`], for measures [`eval`], for models side by side
+//! [`compare`]. The example
 //! `examples/library.rs` loads `tiny`, quantizes one layer and generates text.
 #![forbid(unsafe_code)]
 
 mod chat;
+pub mod compare;
 mod open;
 mod tiny;
+mod words;
 
 pub use brevity_engine as engine;
 pub use brevity_eval as eval;
@@ -29,3 +32,5 @@ pub use brevity_model as model;
 pub use brevity_runtime as runtime;
 pub use open::{OpenError, TextError, calibration_text, is_embedded, open, text};
 pub use tiny::{CALIBRATION, FACTS, HELDOUT, TINY};
+pub use tokenizers::Tokenizer;
+pub use words::{chat, end_tokens, words};

@@ -32,6 +32,8 @@ pub struct Recipe {
     pub format: Option<String>,
     /// What methods that look at activations are to look at, unless the command says something else.
     pub calibration: Wanted,
+    /// Limits that the result has to keep, such as `kl_mean<=0.05`. The engine only carries them: whoever measures judges.
+    pub gate: Vec<String>,
     /// What to do, in this order.
     pub steps: Vec<Step>,
 }
@@ -118,6 +120,10 @@ impl Recipe {
         let mut yaml = format!("about: {}\n", plain(&Value::from(self.about.as_str())));
         if let Some(format) = &self.format {
             yaml += &format!("format: {}\n", plain(&Value::from(format.as_str())));
+        }
+        if !self.gate.is_empty() {
+            yaml += "gate:\n";
+            self.gate.iter().for_each(|limit| yaml += &format!("  - {}\n", plain(&Value::from(limit.as_str()))));
         }
         let Wanted { text, samples, length, draw } = &self.calibration;
         let said = [

@@ -28,7 +28,8 @@ impl Agreement {
     }
 
     pub(crate) fn scores(&self, windows: &Windows) -> Result<Vec<Score>> {
-        Ok(vec![Score::new("top1_agreement", windows, self.same.mean().ok_or(Error::Nothing)?)])
+        let same = self.same.mean().ok_or(Error::Nothing)?;
+        Ok(vec![Score::new("top1_agreement", windows, same).within(self.same.interval())])
     }
 }
 

@@ -35,8 +35,13 @@ impl Divergence {
         let mean = self.forward.mean().ok_or(Error::Nothing)?;
         let [median, high] = self.forward.quantiles([0.5, 0.99]).ok_or(Error::Nothing)?;
         let reverse = self.reverse.mean().ok_or(Error::Nothing)?;
-        let named = [("kl_mean", mean), ("kl_median", median), ("kl_p99", high), ("kl_reverse", reverse)];
-        Ok(named.iter().map(|(name, estimate)| Score::new(name, windows, *estimate)).collect())
+        let (forward, backward) = (self.forward.interval(), self.reverse.interval());
+        Ok(vec![
+            Score::new("kl_mean", windows, mean).within(forward),
+            Score::new("kl_median", windows, median),
+            Score::new("kl_p99", windows, high),
+            Score::new("kl_reverse", windows, reverse).within(backward),
+        ])
     }
 }
 

@@ -45,6 +45,16 @@ pub enum Error {
         /// The fields that the line has, if it is an object.
         found: Vec<String>,
     },
+    /// A file of facts, concepts, judgements or pairs that is none.
+    #[error("`{}`{} {why}", path.display(), line.map_or_else(String::new, |line| format!(", line {line},")))]
+    Items {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from one, if one is to blame.
+        line: Option<usize>,
+        /// What is wrong with it: `has no field `prompt``.
+        why: String,
+    },
     /// The tokenizer failed.
     #[error("cannot tokenize `{text}`: {why}")]
     Tokenize {
@@ -52,6 +62,31 @@ pub enum Error {
         text: String,
         /// What the tokenizer said.
         why: String,
+    },
+    /// Tokens that stand for no text.
+    #[error("cannot read what the model wrote: {why}")]
+    Decode {
+        /// What the tokenizer said.
+        why: String,
+    },
+    /// A question that is put to a chat model, of which no template can be used.
+    #[error("a question needs the model's chat template: {why}")]
+    Chat {
+        /// What is wrong.
+        why: String,
+    },
+    /// A question without any token, for a model that has none to begin with.
+    #[error("a question is empty, and the model has no token that begins a text")]
+    Prompt,
+    /// A continuation longer than the model's context.
+    #[error("the continuation `{text}` has {tokens} tokens, the model reads {context}")]
+    Continuation {
+        /// Its beginning.
+        text: String,
+        /// How many tokens it has.
+        tokens: usize,
+        /// How many the model reads.
+        context: usize,
     },
     /// Fewer tokens than the protocol needs.
     #[error("`{text}` has {tokens} tokens, but {needed} are needed for windows of {window}")]
@@ -107,6 +142,28 @@ pub enum Error {
         /// The measures there are.
         known: Vec<&'static str>,
     },
+    /// A limit that cannot be read.
+    #[error("`{text}` is not a limit: {why}")]
+    BadLimit {
+        /// The limit as it was given.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A limit on a figure that there is not.
+    #[error("there is no figure `{name}` to keep within limits")]
+    Limit {
+        /// What was asked for.
+        name: String,
+        /// The figures there are.
+        known: Vec<String>,
+    },
+    /// A limit in percent on a figure of which percentages mean nothing.
+    #[error("`{name}` cannot be limited in percent")]
+    Percent {
+        /// The figure.
+        name: String,
+    },
     /// A stored reference that is none, or is damaged.
     #[error("`{}` is not a whole stored reference: {why}", path.display())]
     Reference {
@@ -125,6 +182,20 @@ pub enum Error {
         /// Here.
         found: String,
     },
+    /// A value vector that the model does not have.
+    #[error("`blocks.{block}.mlp.down` has no column {channel}")]
+    Trace {
+        /// The block.
+        block: usize,
+        /// The column.
+        channel: usize,
+    },
+    /// Data of a task cannot be read.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// A task cannot be used.
+    #[error(transparent)]
+    Task(#[from] crate::task::TaskError),
     /// Nothing was observed.
     #[error("nothing was measured")]
     Nothing,
@@ -159,8 +230,19 @@ impl Error {
                 Some("the model overflows: try `--dtype f32`, and look for NaN in its weights with `inspect`".into())
             }
             Error::Measure { known, .. } => Some(format!("the measures are {}", known.join(", "))),
+            Error::Trace { .. } => Some("the vectors are those of another model".into()),
+            Error::BadLimit { .. } => Some("write a figure, a comparison and a bound: `kl_mean<=0.05`".into()),
+            Error::Limit { name, known } => {
+                let distance = |known: &&String| strsim::damerau_levenshtein(name, known);
+                let near = known.iter().min_by_key(distance).filter(|known| distance(known) <= 1 + name.len() / 4);
+                let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
+                Some(format!("{near}there are {}", known.join(", ")))
+            }
+            Error::Percent { .. } => Some("write the bound as a number".into()),
             Error::Reference { .. } | Error::Differs { .. } => Some("store the reference again".into()),
             Error::Run(error) => error.hint(),
+            Error::Data(error) => error.hint(),
+            Error::Task(error) => error.hint(),
             _ => None,
         }
     }

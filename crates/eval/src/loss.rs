@@ -2,10 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::measure::{Entry, Make, PairMeasure, Rows};
-use crate::perplexity::losses;
+use crate::perplexity::{document_sums, losses};
 use crate::score::Score;
-use crate::stats::{Estimate, Samples};
-use crate::windows::Windows;
+use crate::stats::{Bootstrap, Estimate, Interval, Samples, ratio};
+use crate::windows::{Protocol, Windows};
 
 pub(crate) const ENTRY: Entry = Entry {
     name: "loss",
@@ -15,10 +15,21 @@ pub(crate) const ENTRY: Entry = Entry {
 
 /// The mean change of the negative log-likelihood, and the ratio of perplexities that it means.
 ///
+/// By the harness's protocol the second score is `word_perplexity_ratio`.
+///
 /// Its standard error is that of paired differences, which is far less than that of either model's perplexity.
 #[derive(Debug, Default)]
 pub struct Loss {
     changes: Samples,
+}
+
+impl Loss {
+    /// The change of the loss of all documents by their words.
+    fn by_word(&self, windows: &Windows) -> Result<(Estimate, Option<Interval>)> {
+        let words: Vec<f64> = windows.documents.iter().map(|document| document.words as f64).collect();
+        let changes = document_sums(&self.changes, windows);
+        Ok((ratio(&changes, &words).ok_or(Error::Nothing)?, Bootstrap::default().ratio(&changes, &words)))
+    }
 }
 
 impl PairMeasure for Loss {
@@ -30,10 +41,18 @@ impl PairMeasure for Loss {
     }
 
     fn report(&mut self, windows: &Windows) -> Result<Vec<Score>> {
-        let change = self.changes.mean().ok_or(Error::Nothing)?;
-        let value = change.value.exp();
-        let ratio = Estimate { value, error: change.error.map(|error| error * value) };
-        Ok(vec![Score::new("nll_change", windows, change), Score::new("perplexity_ratio", windows, ratio)])
+        let (change, within) = (self.changes.mean().ok_or(Error::Nothing)?, self.changes.interval());
+        let (name, power, of_power) = match windows.protocol {
+            Protocol::Window | Protocol::LlamaCpp => ("perplexity_ratio", change, within),
+            Protocol::Harness => {
+                let (power, within) = self.by_word(windows)?;
+                ("word_perplexity_ratio", power, within)
+            }
+        };
+        Ok(vec![
+            Score::new("nll_change", windows, change).within(within),
+            Score::new(name, windows, power.exp()).within(of_power.map(Interval::exp)),
+        ])
     }
 }
 
@@ -56,5 +75,6 @@ mod tests {
         assert!((scores[0].value - 2f64.ln()).abs() < 1e-7);
         assert!((scores[1].value - 2.0).abs() < 1e-6);
         assert_eq!(scores[0].error, Some(0.0));
+        assert!(scores[1].interval.is_some_and(|[low, high]| low == high));
     }
 }

@@ -1,6 +1,7 @@
 //! What a measure is: something that looks at logits row by row and has scores at the end.
 
 use brevity_kernels::cast::count_non_finite;
+use brevity_runtime::Boundary;
 
 use crate::error::{Error, Result};
 use crate::score::Score;
@@ -99,6 +100,13 @@ pub trait PairMeasure: Send {
 
     /// The scores over all rows seen. Called once, at the end.
     fn report(&mut self, windows: &Windows) -> Result<Vec<Score>>;
+}
+
+/// A measure of hidden states. What it says is not scores, so it has a report of its own kind.
+pub trait HiddenMeasure: Send {
+    /// Looks at one window between two stages: place by place, and at each window by window. If memory is short all
+    /// places come again for the next windows.
+    fn observe(&mut self, boundary: &Boundary<'_>) -> Result<()>;
 }
 
 /// A measure in the list.

@@ -1,12 +1,14 @@
 //! `perplexity`: how surprised a model is by a text.
 
+use std::f64::consts::LN_2;
+
 use brevity_kernels::softmax::nll;
 
 use crate::error::{Error, Result};
 use crate::measure::{Entry, Make, Measure, Rows};
 use crate::score::Score;
-use crate::stats::{Estimate, Samples};
-use crate::windows::{Protocol, Windows};
+use crate::stats::{Estimate, Samples, ratio};
+use crate::windows::{Extent, Protocol, Windows};
 
 pub(crate) const ENTRY: Entry = Entry {
     name: "perplexity",
@@ -20,8 +22,10 @@ pub(crate) const ENTRY: Entry = Entry {
 ///   mean over windows, times the perplexity.
 /// * `llama.cpp`: `exp` of the mean over all predictions that count; its standard error takes predictions as
 ///   independent, as that tool prints it. The score is called `perplexity.llama.cpp`.
+/// * `harness`: `word_perplexity` and `byte_perplexity`, `exp` of the loss of all documents by their words and bytes, and
+///   `bits_per_byte`. Their standard errors take documents as independent.
 ///
-/// The second score, `nll`, is the mean itself in nats.
+/// The second score of the first two, `nll`, is the mean itself in nats.
 #[derive(Debug, Default)]
 pub struct Perplexity {
     losses: Samples,
@@ -35,17 +39,37 @@ impl Measure for Perplexity {
 
     fn report(&mut self, windows: &Windows) -> Result<Vec<Score>> {
         let (suffix, mean) = match windows.protocol {
+            Protocol::Harness => return by_documents(&self.losses, windows),
             Protocol::Window => ("", self.losses.mean()),
             Protocol::LlamaCpp => (".llama.cpp", over_tokens(self.losses.values())),
         };
         let mean = mean.ok_or(Error::Nothing)?;
-        let value = mean.value.exp();
-        let perplexity = Estimate { value, error: mean.error.map(|error| error * value) };
         Ok(vec![
-            Score::new(&format!("perplexity{suffix}"), windows, perplexity),
+            Score::new(&format!("perplexity{suffix}"), windows, mean.exp()),
             Score::new(&format!("nll{suffix}"), windows, mean),
         ])
     }
+}
+
+/// Loss by word and by byte.
+fn by_documents(losses: &Samples, windows: &Windows) -> Result<Vec<Score>> {
+    let sums = document_sums(losses, windows);
+    let by = |size: fn(&Extent) -> usize| {
+        let sizes: Vec<f64> = windows.documents.iter().map(|document| size(document) as f64).collect();
+        ratio(&sums, &sizes).ok_or(Error::Nothing)
+    };
+    let (word, byte) = (by(|document| document.words)?, by(|document| document.bytes)?);
+    Ok(vec![
+        Score::new("word_perplexity", windows, word.exp()),
+        Score::new("byte_perplexity", windows, byte.exp()),
+        Score::new("bits_per_byte", windows, byte.times(1.0 / LN_2)),
+    ])
+}
+
+/// The sum of the values of each document, from those of its windows.
+pub(crate) fn document_sums(values: &Samples, windows: &Windows) -> Vec<f64> {
+    let mut totals = values.totals().into_iter().map(|(sum, _)| sum);
+    windows.documents.iter().map(|document| totals.by_ref().take(document.windows).sum()).collect()
 }
 
 /// The negative log-likelihood of each target, in nats.
@@ -67,6 +91,7 @@ fn over_tokens(values: &[f64]) -> Option<Estimate> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::Document;
 
     fn observe(measure: &mut Perplexity, window: usize, first: usize, targets: &[u32], logits: &[f32]) {
         let vocabulary = logits.len() / targets.len();
@@ -126,6 +151,30 @@ mod tests {
         assert!((scores[0].value - 2f64.powf(1.5)).abs() < 1e-6);
         // Losses ln 2 and 2 ln 2: variance (ln 2 / 2)^2 over n - 1 = 1.
         assert!((scores[1].error.unwrap() - 2f64.ln() / 2.0).abs() < 1e-7);
+    }
+
+    #[test]
+    fn the_harness_sums_losses_up_by_words_and_bytes() {
+        // Windows [p a b] and [a b c]: losses ln 2, ln 2 and then 2 ln 2; 2 words and 8 bytes. A second document of one
+        // token with a loss of 2 ln 2, 1 word and 4 bytes.
+        let document = |tokens: &[u32], words, bytes| Document { tokens: tokens.to_vec(), words, bytes };
+        let documents = [document(&[0, 1, 1], 2, 8), document(&[1], 1, 4)];
+        let windows = Windows::harness("t", &documents, 0, 2).unwrap();
+        assert_eq!(windows.windows, [vec![0, 0, 1], vec![0, 1, 1], vec![0, 1]]);
+        let (even, odd) = ([0.0f32, 0.0], [3f32.ln(), 0.0]);
+        let mut measure = Perplexity::default();
+        observe(&mut measure, 0, 0, &[0, 1], &[even, even].concat());
+        observe(&mut measure, 1, 1, &[1], &odd);
+        observe(&mut measure, 2, 0, &[1], &odd);
+        let scores = measure.report(&windows).unwrap();
+        // Six times ln 2 in all.
+        let expected = [("word_perplexity", 4.0), ("byte_perplexity", 2f64.sqrt()), ("bits_per_byte", 0.5)];
+        for (score, (name, value)) in scores.iter().zip(expected) {
+            assert_eq!((score.name.as_str(), score.window), (name, 2));
+            assert!((score.value - value).abs() < 1e-6, "{score:?}");
+            // Both documents lose the same by word and byte.
+            assert!(score.error.unwrap() < 1e-6, "{score:?}");
+        }
     }
 
     #[test]

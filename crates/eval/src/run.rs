@@ -3,10 +3,12 @@
 use std::time::Instant;
 
 use brevity_model::{LoadError, Stages};
-use brevity_runtime::{Compute, Progress, StreamOptions, run_streamed, run_streamed_pair};
+use brevity_runtime::{
+    Boundary, Chunk, Compute, Cross, FirstRows, Looks, Progress, StreamOptions, Visit, run_lockstep, run_streamed,
+};
 
 use crate::error::{Error, Result};
-use crate::measure::{Measure, PairMeasure, Rows};
+use crate::measure::{HiddenMeasure, Measure, PairMeasure, Rows};
 use crate::score::Score;
 use crate::windows::Windows;
 
@@ -28,6 +30,9 @@ impl Default for Options {
 
 /// Someone who wants to know how far an evaluation is, and may end it.
 pub trait Observer {
+    /// A part of the work begins; shares are of this part from now on.
+    fn part(&mut self, _what: &str) {}
+
     /// This share of the work is done.
     fn progress(&mut self, fraction: f64);
 
@@ -116,6 +121,22 @@ pub fn compare(
     options: &Options,
     observer: &mut dyn Observer,
 ) -> Result<Comparison> {
+    compare_with(models, windows, alone, together, &mut [], options, observer)
+}
+
+/// Like [`compare`], in the same pass with measures that look at hidden states.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_with(
+    models: [&dyn Stages; 2],
+    windows: &Windows,
+    alone: [&mut [Box<dyn Measure>]; 2],
+    together: &mut [Box<dyn PairMeasure>],
+    hidden: &mut [&mut dyn HiddenMeasure],
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<Comparison> {
     let [before, after] = models.map(|model| model.model().vocabulary);
     if before != after {
         return Err(Error::Vocabularies { before, after });
@@ -123,20 +144,13 @@ pub fn compare(
     windows.check(before)?;
     let [first, second] = alone;
     let start = Instant::now();
-    run_streamed_pair(
-        models[0],
-        models[1],
-        &windows.windows,
-        &stream_options(windows, options),
-        &mut |chunk| {
-            let (before, after) = (rows(&chunk, 0), rows(&chunk, 1));
-            first.iter_mut().try_for_each(|measure| measure.observe(&before))?;
-            second.iter_mut().try_for_each(|measure| measure.observe(&after))?;
-            Ok(together.iter_mut().try_for_each(|measure| measure.observe(&before, &after))?)
-        },
-        &mut |progress| watch(observer, progress),
-    )
-    .map_err(unwrapped)?;
+    let mut visit = |chunk: Chunk<'_>| -> Result<(), LoadError> {
+        let (before, after) = (rows(&chunk, 0), rows(&chunk, 1));
+        first.iter_mut().try_for_each(|measure| measure.observe(&before))?;
+        second.iter_mut().try_for_each(|measure| measure.observe(&after))?;
+        Ok(together.iter_mut().try_for_each(|measure| measure.observe(&before, &after))?)
+    };
+    lockstep(models, windows, Some(&mut visit), hidden, options, observer)?;
     let seconds = start.elapsed().as_secs_f64();
     let mut scores = Vec::new();
     for measure in together {
@@ -146,12 +160,52 @@ pub fn compare(
     Ok(Comparison { before, after, scores, tokens: windows.tokens(), seconds })
 }
 
+/// Runs windows through two models for measures of hidden states alone. The models may differ in vocabulary (as long
+/// as both have the tokens), width and depth, and need no heads.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn compare_hidden(
+    models: [&dyn Stages; 2],
+    windows: &Windows,
+    hidden: &mut [&mut dyn HiddenMeasure],
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    models.iter().try_for_each(|model| windows.check(model.model().vocabulary))?;
+    lockstep(models, windows, None, hidden, options, observer)
+}
+
+fn lockstep(
+    models: [&dyn Stages; 2],
+    windows: &Windows,
+    logits: Option<Visit<'_>>,
+    hidden: &mut [&mut dyn HiddenMeasure],
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let looked_at = !hidden.is_empty();
+    let mut cross = |boundary: Boundary<'_>| -> Result<(), LoadError> {
+        Ok(hidden.iter_mut().try_for_each(|measure| measure.observe(&boundary))?)
+    };
+    let boundaries: Option<Cross<'_>> = if looked_at { Some(&mut cross) } else { None };
+    let options = stream_options(windows, options);
+    let looks = Looks { boundaries, logits };
+    run_lockstep(&models, &windows.windows, &options, looks, &mut |progress| watch(observer, progress))
+        .map_err(unwrapped)
+}
+
 fn stream_options(windows: &Windows, options: &Options) -> StreamOptions {
-    StreamOptions { compute: options.compute, budget_bytes: options.budget_bytes, first_row: windows.first_row() }
+    StreamOptions {
+        compute: options.compute,
+        budget_bytes: options.budget_bytes,
+        first_rows: FirstRows::Each((0..windows.windows.len()).map(|n| windows.first_row(n)).collect()),
+        run_last: windows.runs_last(),
+    }
 }
 
 /// The runtime has checked that logits are finite, and `evaluate` that tokens are known.
-fn rows<'a>(chunk: &brevity_runtime::Chunk<'a>, model: usize) -> Rows<'a> {
+fn rows<'a>(chunk: &Chunk<'a>, model: usize) -> Rows<'a> {
     Rows {
         window: chunk.window,
         first: chunk.first_row,
@@ -167,7 +221,7 @@ fn watch(observer: &mut dyn Observer, progress: Progress) -> Result<(), LoadErro
 }
 
 /// Our own errors as they were, the runtime's as [`Error::Run`].
-fn unwrapped(error: brevity_runtime::Error) -> Error {
+pub(crate) fn unwrapped(error: brevity_runtime::Error) -> Error {
     match error {
         brevity_runtime::Error::Caller(ours) => match ours.downcast::<Error>() {
             Ok(ours) => *ours,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::run::Outcome;
 use crate::size::Size;
-use crate::stats::Estimate;
+use crate::stats::{Estimate, Interval};
 use crate::windows::Windows;
 
 /// One number about a model on a text.
@@ -20,12 +20,27 @@ pub struct Score {
     pub value: f64,
     /// Its standard error; none if there is just one window to estimate it from.
     pub error: Option<f64>,
+    /// Where it lies with 95 percent, by resampling windows (or documents); only of scores of two models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
 }
 
 impl Score {
     pub(crate) fn new(name: &str, windows: &Windows, estimate: Estimate) -> Self {
         let Estimate { value, error } = estimate;
-        Score { name: name.to_owned(), text: windows.text.clone(), window: windows.length, value, error }
+        Score {
+            name: name.to_owned(),
+            text: windows.text.clone(),
+            window: windows.length,
+            value,
+            error,
+            interval: None,
+        }
+    }
+
+    /// The same with its interval.
+    pub(crate) fn within(self, interval: Option<Interval>) -> Self {
+        Score { interval: interval.map(|interval| [interval.low, interval.high]), ..self }
     }
 }
 
@@ -78,7 +93,14 @@ mod tests {
 
     #[test]
     fn the_record_has_the_documented_keys() {
-        let score = Score { name: "perplexity".into(), text: "t".into(), window: 8, value: 2.5, error: Some(0.5) };
+        let score = Score {
+            name: "perplexity".into(),
+            text: "t".into(),
+            window: 8,
+            value: 2.5,
+            error: Some(0.5),
+            interval: None,
+        };
         let outcome = Outcome { scores: vec![score], tokens: 100, seconds: 2.0 };
         let size = Size { size_bytes: 30, weights: 60, parameters: 50, quantized_weights: 40, quantized_bits: 160 };
         let json = serde_json::to_value(Evaluation::new("m", &size, outcome)).unwrap();

@@ -16,6 +16,10 @@ pub enum Protocol {
     /// token if it has one, and only the second half of each window counts.
     #[serde(rename = "llama.cpp")]
     LlamaCpp,
+    /// That of lm-evaluation-harness for whole documents: a token in front of each, every token of a document predicted
+    /// just once, and losses summed up by words and bytes, so that tokenizers do not matter.
+    #[serde(rename = "harness")]
+    Harness,
 }
 
 impl Protocol {
@@ -24,21 +28,37 @@ impl Protocol {
         match self {
             Protocol::Window => "window",
             Protocol::LlamaCpp => "llama.cpp",
+            Protocol::Harness => "harness",
         }
     }
 }
 
-/// Windows of one length, cut from one text.
+/// Windows cut from one text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Windows {
     /// The name of the text.
     pub text: String,
-    /// Tokens in each window.
+    /// Tokens in each window; by [`Protocol::Harness`] the most that a model reads at once.
     pub length: usize,
     /// How they are scored.
     pub protocol: Protocol,
     /// The tokens.
     pub windows: Vec<Vec<u32>>,
+    /// By [`Protocol::Harness`], the documents that the windows are of; else none.
+    pub documents: Vec<Extent>,
+    /// By [`Protocol::Harness`], the first row of each window that counts.
+    pub(crate) first_rows: Vec<usize>,
+}
+
+/// How long a document is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Words, as the harness counts them.
+    pub words: usize,
+    /// Bytes.
+    pub bytes: usize,
+    /// Windows; those of the documents follow each other.
+    pub windows: usize,
 }
 
 impl Windows {
@@ -55,7 +75,14 @@ impl Windows {
             return Err(short(text, tokens.len(), used.len(), length, length));
         }
         let windows = used.chunks_exact(length).map(<[u32]>::to_vec).collect();
-        Ok(Windows { text: text.to_owned(), length, protocol: Protocol::Window, windows })
+        Ok(Windows {
+            text: text.to_owned(),
+            length,
+            protocol: Protocol::Window,
+            windows,
+            documents: Vec::new(),
+            first_rows: Vec::new(),
+        })
     }
 
     /// Cuts tokens as llama.cpp's perplexity tool does. `first` is the token that the tokenizer puts in front of a
@@ -86,21 +113,30 @@ impl Windows {
     }
 
     /// The first row of a window that counts.
-    pub fn first_row(&self) -> usize {
+    pub fn first_row(&self, window: usize) -> usize {
         match self.protocol {
             Protocol::Window => 0,
             Protocol::LlamaCpp => self.length / 2,
+            Protocol::Harness => self.first_rows[window],
         }
     }
 
-    /// Tokens of all windows.
+    /// Tokens that are run.
     pub fn tokens(&self) -> usize {
-        self.windows.len() * self.length
+        let last = usize::from(!self.runs_last());
+        self.windows.iter().map(|window| window.len() - last).sum()
     }
 
     /// Predictions of all windows that count.
     pub fn predictions(&self) -> usize {
-        self.windows.len() * (self.length - 1 - self.first_row())
+        let rows = |(n, window): (usize, &Vec<u32>)| window.len() - 1 - self.first_row(n);
+        self.windows.iter().enumerate().map(rows).sum()
+    }
+
+    /// Whether the last token of a window is run. The harness does not, so that windows may be as long as the model
+    /// reads at most.
+    pub(crate) fn runs_last(&self) -> bool {
+        self.protocol != Protocol::Harness
     }
 
     /// Refuses tokens that a model does not have.
@@ -152,7 +188,7 @@ mod tests {
     fn llama_cpp_replaces_the_first_token_and_counts_the_second_half() {
         let windows = Windows::llama_cpp("t", &tokens(9), Some(77), 4, None).unwrap();
         assert_eq!(windows.windows, [[77, 0, 1, 2], [77, 4, 5, 6]]);
-        assert_eq!((windows.first_row(), windows.predictions()), (2, 2));
+        assert_eq!((windows.first_row(0), windows.predictions()), (2, 2));
         let without = Windows::llama_cpp("t", &tokens(9), None, 4, None).unwrap();
         assert_eq!(without.windows, [[0, 1, 2, 3], [4, 5, 6, 7]]);
         let error = Windows::llama_cpp("t", &tokens(7), None, 4, None).unwrap_err();

@@ -146,7 +146,7 @@ fn only_rows_that_count_are_shown() {
     let second_half = Windows::llama_cpp("t", &tokens, Some(1), 10, None).unwrap();
     assert_eq!((plain.predictions(), second_half.predictions()), (36, 16));
     for windows in [plain, second_half] {
-        let count = Count(0, windows.first_row());
+        let count = Count(0, windows.first_row(0));
         evaluate(&model, &windows, &mut [Box::new(count)], &Options::default(), &mut ()).unwrap();
     }
 }

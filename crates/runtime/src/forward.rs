@@ -6,10 +6,14 @@ use brevity_kernels::activation::Act;
 use brevity_kernels::attention;
 use brevity_kernels::ops::{self, Compute};
 use brevity_kernels::rope::Layout;
-use brevity_model::{Activation, Attention, Block, Embed, Head, Linear, Mlp, Norm, NormKind, Reach, Rope, RopeStyle};
+use brevity_model::{
+    Activation, Attention, Block, Embed, Head, Heads, Linear, Mlp, Norm, NormKind, Reach, Rope, RopeStyle,
+};
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
 use crate::applied::Applied;
+use crate::bundle::Bundle;
 use crate::cache::Kv;
 use crate::error::{Error, Result};
 
@@ -59,6 +63,22 @@ impl Forward {
     /// [`Error::Length`] if there are not enough learned positions. Ids must be rows of the token table.
     pub fn embed(&self, embed: &Embed<Applied>, ids: &[u32], batch: usize, first: usize) -> Result<Tensor> {
         let tokens = ids.len() / batch;
+        let positions: Vec<usize> = (0..batch).flat_map(|_| first..first + tokens).collect();
+        let x = self.embed_rows(embed, ids, &positions)?;
+        let width = x.dims()[1];
+        Ok(x.reshape((batch, tokens, width))?)
+    }
+
+    /// From ids to activations, `[1, rows, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Forward::embed`].
+    pub fn embed_bundle(&self, embed: &Embed<Applied>, bundle: &Bundle) -> Result<Tensor> {
+        Ok(self.embed_rows(embed, &bundle.ids, &bundle.positions)?.unsqueeze(0)?)
+    }
+
+    /// Ids at positions, `[ids, hidden]`.
+    fn embed_rows(&self, embed: &Embed<Applied>, ids: &[u32], positions: &[usize]) -> Result<Tensor> {
         let mut x = embed.tokens.weight.table()?.rows(ids, &self.device)?;
         if let Some(bias) = &embed.tokens.bias {
             x = x.broadcast_add(bias.vector()?)?;
@@ -69,17 +89,15 @@ impl Forward {
         if let Some(project) = &embed.project {
             x = self.linear(project, &x)?;
         }
-        let width = x.dims()[1];
-        let mut x = x.reshape((batch, tokens, width))?;
-        if let Some(positions) = &embed.positions {
-            let table = positions.table()?;
+        if let Some(learned) = &embed.positions {
+            let table = learned.table()?;
             let known = table.shape()[0].saturating_sub(embed.position_offset);
-            if first + tokens > known {
-                return Err(Error::Length { tokens: first + tokens, positions: known });
+            let tokens = positions.iter().max().map_or(0, |last| last + 1);
+            if tokens > known {
+                return Err(Error::Length { tokens, positions: known });
             }
-            let start = embed.position_offset + first;
-            let at: Vec<u32> = (start..start + tokens).map(|position| position as u32).collect();
-            x = x.broadcast_add(&table.rows(&at, &self.device)?)?;
+            let at: Vec<u32> = positions.iter().map(|position| (embed.position_offset + position) as u32).collect();
+            x = (x + table.rows(&at, &self.device)?)?;
         }
         if let Some(types) = &embed.types {
             x = x.broadcast_add(&types.table()?.rows(&[0], &self.device)?)?;
@@ -99,9 +117,33 @@ impl Forward {
         lengths: Option<&[usize]>,
         past: Option<&mut Kv>,
     ) -> Result<Tensor> {
+        self.block_with(block, x, |attn, x| self.attn_mix(attn, x, lengths, past))
+    }
+
+    /// One block over a bundle, `[1, rows, hidden]`. With `past`, whose entries belong to the segments, keys and values of
+    /// each segment are appended to its own.
+    ///
+    /// # Errors
+    /// As [`Forward::block`].
+    pub fn block_bundle(
+        &self,
+        block: &Block<Applied>,
+        x: &Tensor,
+        bundle: &Bundle,
+        past: Option<Vec<&mut Kv>>,
+    ) -> Result<Tensor> {
+        self.block_with(block, x, |attn, x| self.attn_mix_bundle(attn, x, bundle, past))
+    }
+
+    fn block_with(
+        &self,
+        block: &Block<Applied>,
+        x: &Tensor,
+        mix: impl FnOnce(&Attention<Applied>, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let mut out = x.clone();
         if let Some(attn) = &block.attn {
-            let mixed = self.attn_mix(attn, &self.attn_in(attn, x)?, lengths, past)?;
+            let mixed = mix(attn, &self.attn_in(attn, x)?)?;
             out = self.attn_out(attn, &out, &mixed)?;
         }
         if let Some(mlp) = &block.mlp {
@@ -215,42 +257,81 @@ impl Forward {
     ) -> Result<Tensor> {
         let heads = &attn.heads;
         let first = past.as_ref().map_or(0, |past| past.len());
-        if let Some(long) = heads.rope.as_ref().and_then(|rope| rope.long.as_ref()) {
-            // Keys that were turned for a short input do not fit queries of a long one.
-            let tokens = first + x.dims3()?.1;
-            let shortest = lengths.and_then(|lengths| lengths.iter().min().copied()).unwrap_or(tokens);
-            if tokens > long.beyond && (if first > 0 { first } else { shortest }) <= long.beyond {
-                return Err(Error::Mixed { tokens, beyond: long.beyond });
-            }
-        }
-        let turned = |part: &Linear<Applied>, norm: &Option<Norm<Applied>>| -> Result<Tensor> {
-            let y = self.linear(part, x)?; // [batch, tokens, heads * qk_dim]
-            let y = self.head_norm(norm, y, heads.qk_dim)?;
-            match &heads.rope {
-                Some(rope) => self.rotate(rope, &y, heads.qk_dim, first),
-                None => Ok(y),
-            }
-        };
-        let q = turned(&attn.q, &attn.q_norm)?;
-        let mut k = turned(&attn.k, &attn.k_norm)?;
-        let mut v = self.linear(&attn.v, x)?;
+        let tokens = first + x.dims3()?.1;
+        // Keys that were turned for a short input do not fit queries of a long one.
+        let shortest = lengths.and_then(|lengths| lengths.iter().min().copied()).unwrap_or(tokens);
+        one_side(heads, tokens, if first > 0 { first } else { shortest })?;
+        let turn = |rope: &Rope, y: &Tensor| self.rotate(rope, y, heads.qk_dim, first);
+        let [q, mut k, mut v] = self.projected(attn, x, &turn)?;
         if let Some(past) = past {
             (k, v) = past.append(&k, &v)?;
         }
-        let spec = attention::Spec {
-            kv_of: &heads.kv_of,
-            kv_heads: k.dims()[2] / heads.qk_dim.max(1),
-            qk_dim: heads.qk_dim,
-            v_dim: heads.v_dim,
-            scale: heads.scale,
-            reach: match heads.reach {
-                Reach::Causal => attention::Reach::Causal,
-                Reach::Both => attention::Reach::Both,
-                Reach::Window(keys) => attention::Reach::Window(keys),
-            },
-            softcap: heads.softcap,
+        Ok(ops::attention(&spec(heads, &k), self.compute, &q, &k, &v, lengths)?)
+    }
+
+    /// The same over a bundle: each segment reads the keys on its way to the root, or those in its cache and its own.
+    fn attn_mix_bundle(
+        &self,
+        attn: &Attention<Applied>,
+        x: &Tensor,
+        bundle: &Bundle,
+        past: Option<Vec<&mut Kv>>,
+    ) -> Result<Tensor> {
+        let heads = &attn.heads;
+        let before = past.as_ref().and_then(|past| past.iter().map(|kv| kv.len()).filter(|&len| len > 0).min());
+        one_side(heads, bundle.longest(), before.unwrap_or_else(|| bundle.shortest()))?;
+        let positions: Vec<u32> = bundle.positions.iter().map(|&position| position as u32).collect();
+        let positions = Tensor::new(positions, &self.device)?;
+        let turn = |rope: &Rope, y: &Tensor| {
+            let turns = self.turns(rope, rope.frequencies(bundle.longest()), bundle.longest())?;
+            let (cos, sin) = (turns.cos.index_select(&positions, 0)?, turns.sin.index_select(&positions, 0)?);
+            Ok(ops::rope(y, layout(rope), y.dims()[2] / heads.qk_dim, &cos, &sin, 0)?)
         };
-        Ok(ops::attention(&spec, self.compute, &q, &k, &v, lengths)?)
+        let [q, k, v] = self.projected(attn, x, &turn)?;
+        let part = |x: &Tensor, n: usize| {
+            let rows = &bundle.segments[n].rows;
+            x.narrow(1, rows.start, rows.len())?.contiguous()
+        };
+        let seen = match past {
+            Some(past) => {
+                let append = |(n, past): (usize, &mut &mut Kv)| past.append(&part(&k, n)?, &part(&v, n)?);
+                { past }.iter_mut().enumerate().map(append).collect::<Result<Vec<_>>>()?
+            }
+            None => Vec::new(),
+        };
+        let mixed = (0..bundle.segments.len()).into_par_iter().map(|n| {
+            let (keys, values) = match seen.get(n) {
+                Some((keys, values)) => (keys.clone(), values.clone()),
+                None => {
+                    let path = bundle.path(n);
+                    let along = |x: &Tensor| {
+                        let parts = path.iter().map(|&n| part(x, n)).collect::<candle_core::Result<Vec<_>>>()?;
+                        Tensor::cat(&parts, 1)
+                    };
+                    (along(&k)?, along(&v)?)
+                }
+            };
+            Ok(ops::attention(&spec(heads, &keys), self.compute, &part(&q, n)?, &keys, &values, None)?)
+        });
+        Ok(Tensor::cat(&mixed.collect::<Result<Vec<_>>>()?, 1)?)
+    }
+
+    /// Queries, keys and values of rows `[batch, tokens, ..]`, normed and turned.
+    fn projected(
+        &self,
+        attn: &Attention<Applied>,
+        x: &Tensor,
+        turn: &dyn Fn(&Rope, &Tensor) -> Result<Tensor>,
+    ) -> Result<[Tensor; 3]> {
+        let turned = |part: &Linear<Applied>, norm: &Option<Norm<Applied>>| -> Result<Tensor> {
+            let y = self.linear(part, x)?; // [batch, tokens, heads * qk_dim]
+            let y = self.head_norm(norm, y, attn.heads.qk_dim)?;
+            match &attn.heads.rope {
+                Some(rope) => turn(rope, &y),
+                None => Ok(y),
+            }
+        };
+        Ok([turned(&attn.q, &attn.q_norm)?, turned(&attn.k, &attn.k_norm)?, self.linear(&attn.v, x)?])
     }
 
     /// The norm of queries or keys: of each head, or of all together, as the width of its gain says.
@@ -270,11 +351,7 @@ impl Forward {
     fn rotate(&self, rope: &Rope, x: &Tensor, head: usize, first: usize) -> Result<Tensor> {
         let (_, tokens, width) = x.dims3()?;
         let turns = self.turns(rope, rope.frequencies(first + tokens), first + tokens)?;
-        let layout = match rope.style {
-            RopeStyle::Half => Layout::Half,
-            RopeStyle::Pairs => Layout::Pairs,
-        };
-        Ok(ops::rope(x, layout, width / head, &turns.cos, &turns.sin, first)?)
+        Ok(ops::rope(x, layout(rope), width / head, &turns.cos, &turns.sin, first)?)
     }
 
     /// Cosines and sines for at least so many positions, made once for all layers that turn alike.
@@ -323,5 +400,39 @@ impl Forward {
             Some(gate) => ops::act_mul(act, &self.linear(gate, x)?, &up)?,
             None => ops::act(act, &up)?,
         })
+    }
+}
+
+fn layout(rope: &Rope) -> Layout {
+    match rope.style {
+        RopeStyle::Half => Layout::Half,
+        RopeStyle::Pairs => Layout::Pairs,
+    }
+}
+
+/// What attention needs to know of heads whose keys are `[batch, tokens, kv_heads * qk_dim]`.
+fn spec<'a>(heads: &'a Heads, k: &Tensor) -> attention::Spec<'a> {
+    attention::Spec {
+        kv_of: &heads.kv_of,
+        kv_heads: k.dims()[2] / heads.qk_dim.max(1),
+        qk_dim: heads.qk_dim,
+        v_dim: heads.v_dim,
+        scale: heads.scale,
+        reach: match heads.reach {
+            Reach::Causal => attention::Reach::Causal,
+            Reach::Both => attention::Reach::Both,
+            Reach::Window(keys) => attention::Reach::Window(keys),
+        },
+        softcap: heads.softcap,
+    }
+}
+
+/// Refuses inputs of which one is longer and another is not than where rotary frequencies change.
+fn one_side(heads: &Heads, longest: usize, shortest: usize) -> Result<()> {
+    match heads.rope.as_ref().and_then(|rope| rope.long.as_ref()) {
+        Some(long) if longest > long.beyond && shortest <= long.beyond => {
+            Err(Error::Mixed { tokens: longest, beyond: long.beyond })
+        }
+        _ => Ok(()),
     }
 }

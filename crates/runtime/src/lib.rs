@@ -9,6 +9,9 @@
 //! * resident, for generation: [`Resident`] keeps all stages and a [`Cache`] of keys and values; [`generate`]
 //!   continues a text.
 //!
+//! Questions are answered by the same two: [`weigh`] says how likely token sequences are, sharing what they have in common
+//! at the beginning ([`Bundle`]); [`write`] continues many prompts side by side.
+//!
 //! [`Flow`] runs calibration samples from tap to tap, for methods that look at the inputs of layers.
 //!
 //! Results depend neither on how windows are batched nor on the number of threads. This crate reads no files (see
@@ -16,11 +19,13 @@
 #![forbid(unsafe_code)]
 
 mod applied;
+mod bundle;
 mod cache;
 mod error;
 mod flow;
 mod forward;
 mod generate;
+mod look;
 mod prepare;
 mod read;
 mod resident;
@@ -28,17 +33,23 @@ mod store;
 mod stream;
 mod streamed;
 mod table;
+mod weigh;
+mod write;
 
 pub use applied::Applied;
 pub use brevity_kernels::ops::Compute;
+pub use bundle::Bundle;
 pub use cache::{Cache, Kv};
 pub use error::{Error, Result};
 pub use flow::{Flow, Keep, Tap};
 pub use forward::Forward;
 pub use generate::{Sampling, generate};
+pub use look::{Boundary, Chunk, Cross, FirstRows, Looks, Progress, StreamOptions, Visit, Watch};
 pub use prepare::Prepare;
 pub use read::values;
 pub use resident::Resident;
 pub use stream::Stream;
-pub use streamed::{Chunk, Progress, StreamOptions, Visit, Watch, run_streamed, run_streamed_pair};
+pub use streamed::{run_lockstep, run_streamed, run_streamed_pair};
 pub use table::Table;
+pub use weigh::{Prediction, Sequence, WeighOptions, weigh};
+pub use write::{Writing, write};

@@ -5,7 +5,8 @@ use brevity_model::{Place, Stage, Stages};
 use candle_core::Tensor;
 
 use crate::applied::Applied;
-use crate::cache::Cache;
+use crate::bundle::Bundle;
+use crate::cache::{Cache, Kv};
 use crate::error::{Error, Result};
 use crate::forward::Forward;
 use crate::prepare::Prepare;
@@ -64,6 +65,36 @@ impl Resident {
         let x = self.run(ids, Some(cache))?;
         let logits = self.head(&x.get(0)?.narrow(0, ids.len() - 1, 1)?.contiguous()?)?;
         Ok(logits.get(0)?)
+    }
+
+    /// Logits behind the last token of each segment of a bundle without parents, `[segments, vocabulary]`; each segment follows
+    /// the tokens in its own cache and is added to it. In errors segments go by `numbers`.
+    pub(crate) fn forward_bundle(&self, bundle: &Bundle, caches: Vec<&mut Cache>, numbers: &[usize]) -> Result<Tensor> {
+        for (segment, &number) in bundle.segments.iter().zip(numbers) {
+            check_ids(&bundle.ids[segment.rows.clone()], self.vocabulary, number)?;
+        }
+        let mut caches = caches;
+        let mut x = None;
+        for (n, (place, stage)) in self.stages.iter().enumerate() {
+            let y = match (stage, &x) {
+                (Stage::Embed(embed), _) => self.forward.embed_bundle(embed, bundle),
+                (Stage::Block(block), Some(x)) => {
+                    let past: Vec<&mut Kv> = caches.iter_mut().map(|cache| &mut cache.layers[n]).collect();
+                    self.forward.block_bundle(block, x, bundle, Some(past))
+                }
+                (Stage::Block(_), None) => Err(Error::Missing { what: "embedding in front of its blocks" }),
+                (Stage::Head(_) | Stage::Loose(_), _) => continue,
+            };
+            let y = y.map_err(|e| e.at(*place))?;
+            check_finite(&y, *place, numbers.first().copied().unwrap_or(0))?;
+            x = Some(y);
+        }
+        for (cache, segment) in caches.iter_mut().zip(&bundle.segments) {
+            cache.len += segment.rows.len();
+        }
+        let last: Vec<u32> = bundle.segments.iter().map(|segment| segment.rows.end as u32 - 1).collect();
+        let x = x.ok_or(Error::Missing { what: "embedding" })?.get(0)?;
+        self.head(&x.index_select(&Tensor::new(last, x.device())?, 0)?)
     }
 
     /// Logits behind each of `ids`, `[ids, vocabulary]`.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use brevity_kernels::cast;
-use brevity_model::{Head, Place, Stage};
+use brevity_model::{Head, Norm, Place, Stage};
 use candle_core::{DType, Tensor};
 
 use crate::applied::Applied;
@@ -74,6 +74,17 @@ impl<'a> Stream<'a> {
             done(at)?;
         }
         Ok(())
+    }
+
+    /// Hidden states of a window behind a norm, `[1, tokens, hidden]`.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], or whatever tensors refuse.
+    pub(crate) fn normed(&self, window: usize, norm: &Option<Norm<Applied>>) -> Result<Tensor> {
+        let hidden = self.hidden.get(window).ok_or(Error::Missing { what: "embedding" })?;
+        let normed = self.forward.norm(norm, hidden.clone()).map_err(|e| e.at(Place::Head))?;
+        check_finite(&normed, Place::Head, self.first + window)?;
+        Ok(normed)
     }
 
     /// Logits of some rows of a window, `[rows, vocabulary]`; `table` as in [`Forward::head`].

@@ -2,67 +2,19 @@
 
 use std::ops::Range;
 
-use brevity_kernels::ops::Compute;
-use brevity_model::{Head, LoadError, Model, Place, Source, Stage, Stages};
+use brevity_model::{Head, Model, Place, Source, Stage, Stages};
+use candle_core::Tensor;
 
 use crate::applied::Applied;
 use crate::error::{Error, Result};
 use crate::forward::Forward;
+use crate::look::{Boundary, Chunk, Cross, Looks, Progress, StreamOptions, Visit, Watch};
 use crate::prepare::Prepare;
 use crate::read;
 use crate::stream::Stream;
 
 /// Bytes of logits that are made at once.
 const LOGITS_BYTES: usize = 64 << 20;
-
-/// How a model is evaluated.
-#[derive(Clone, Debug)]
-pub struct StreamOptions {
-    /// The arithmetic of products.
-    pub compute: Compute,
-    /// Bytes for the hidden states of the windows. If they need more, the windows are done in several passes over
-    /// the weights; at least one window is kept in any case.
-    pub budget_bytes: u64,
-    /// The first row of each window whose logits are wanted.
-    pub first_row: usize,
-}
-
-impl StreamOptions {
-    /// Every row, with at most 1 GiB of hidden states.
-    pub fn new(compute: Compute) -> Self {
-        StreamOptions { compute, budget_bytes: 1 << 30, first_row: 0 }
-    }
-}
-
-/// Logits of some rows of one window, and the tokens that they predict.
-#[derive(Clone, Copy, Debug)]
-pub struct Chunk<'a> {
-    /// The window, counted from zero.
-    pub window: usize,
-    /// The position of the first row.
-    pub first_row: usize,
-    /// `[rows, vocabulary]`, of the model or of each of two.
-    pub logits: &'a [&'a [f32]],
-    /// Columns of the logits.
-    pub vocabulary: usize,
-    /// The token behind each row. The last token of a window is predicted by no chunk but predicts nothing itself.
-    pub targets: &'a [u32],
-}
-
-/// How far an evaluation is.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
-    /// The stage that is running.
-    pub place: Place,
-    /// The share of the whole work that is done, by parameters times tokens.
-    pub fraction: f64,
-}
-
-/// What is called with each chunk. An error ends the evaluation.
-pub type Visit<'a> = &'a mut dyn FnMut(Chunk<'_>) -> std::result::Result<(), LoadError>;
-
-/// What is called as the work goes on. An error ends the evaluation.
-pub type Watch<'a> = &'a mut dyn FnMut(Progress) -> std::result::Result<(), LoadError>;
 
 /// Runs windows through a model, stage by stage, and shows the logits of every row that predicts a token of its
 /// window, in order. Nothing as wide as the vocabulary is kept.
@@ -76,7 +28,7 @@ pub fn run_streamed(
     visit: Visit<'_>,
     watch: Watch<'_>,
 ) -> Result<()> {
-    run(&[stages], windows, options, visit, watch)
+    run_lockstep(&[stages], windows, options, Looks { boundaries: None, logits: Some(visit) }, watch)
 }
 
 /// Like [`run_streamed`] with two models of one vocabulary side by side: each chunk has the logits of both.
@@ -91,69 +43,139 @@ pub fn run_streamed_pair(
     visit: Visit<'_>,
     watch: Watch<'_>,
 ) -> Result<()> {
-    let (left, right) = (first.model().vocabulary, second.model().vocabulary);
-    if left != right {
-        return Err(Error::Vocabularies { left, right });
-    }
-    run(&[first, second], windows, options, visit, watch)
+    run_lockstep(&[first, second], windows, options, Looks { boundaries: None, logits: Some(visit) }, watch)
 }
 
-fn run(
+/// Runs windows through one model or two, all models through a stage before any goes through the next, and shows
+/// what is wanted of it. At most one stage is loaded at a time, but for the heads at the end.
+///
+/// # Errors
+/// As [`run_streamed`], and [`Error::Vocabularies`] if logits are wanted.
+///
+/// # Panics
+/// If there is no model, or more than two.
+pub fn run_lockstep(
     models: &[&dyn Stages],
     windows: &[Vec<u32>],
     options: &StreamOptions,
-    visit: Visit<'_>,
+    mut looks: Looks<'_, '_>,
     watch: Watch<'_>,
 ) -> Result<()> {
+    assert!((1..=2).contains(&models.len()), "one model or two");
+    if looks.logits.is_some() {
+        check_vocabularies(models)?;
+    }
     let forward = Forward::new(options.compute);
     let prepare = Prepare::new(options.compute);
-    let mut work = Work::new(models, windows, watch);
+    let inputs: Vec<Vec<u32>> = windows.iter().map(|ids| ids[..ran(ids, options)].to_vec()).collect();
+    let mut work = Work::new(models, inputs.iter().map(Vec::len).sum(), watch);
     let width: usize = models.iter().map(|stages| stages.model().hidden).sum();
-    for batch in passes(windows, 4 * width as u64, options.budget_bytes) {
-        let now = &windows[batch.clone()];
-        let mut ends = Vec::new();
-        for &stages in models {
-            let mut stream = Stream::start(&forward, now, batch.start);
-            for (n, place) in places(stages.model()) {
-                if matches!(stages.model().stages[n], Stage::Head(_)) {
-                    break;
-                }
-                let stage = prepare.stage_owned(load(stages, n)?).map_err(|e| e.at(place))?;
-                stages.release(n);
-                let cost = cost(stages.model(), n);
-                stream.advance(place, &stage, &mut |window| work.done(place, cost * now[window].len() as f64))?;
+    for batch in passes(&inputs, 4 * width as u64, options.budget_bytes) {
+        let now = &inputs[batch.clone()];
+        let mut runs: Vec<Run<'_>> =
+            models.iter().map(|&stages| Run::new(&forward, stages, now, batch.start)).collect();
+        let common = runs.iter().map(|run| run.stages.len()).min().unwrap_or(0);
+        let most = runs.iter().map(|run| run.stages.len()).max().unwrap_or(0);
+        for step in 0..most {
+            for run in runs.iter_mut().filter(|run| step < run.stages.len()) {
+                run.advance(&prepare, step, &mut work)?;
             }
-            ends.push((stages, stream));
+            if let Some(cross) = looks.boundaries.as_mut().filter(|_| step < common) {
+                let streams: Vec<&Stream<'_>> = runs.iter().map(|run| &run.stream).collect();
+                let place = runs[0].stages[step].1;
+                (0..now.len()).try_for_each(|at| {
+                    let hidden = streams.iter().map(|stream| stream.hidden(at).clone()).collect();
+                    show_hidden(place, batch.start + at, hidden, cross)
+                })?;
+            }
         }
-        let ends = ends.into_iter().map(|(stages, stream)| End::new(&prepare, stages, stream));
+        let ends = runs.into_iter().map(|run| End::new(&prepare, run, looks.logits.is_some()));
         let ends = ends.collect::<Result<Vec<End<'_>>>>()?;
         for (at, ids) in now.iter().enumerate() {
-            show(&ends, batch.start + at, at, ids, options.first_row, visit)?;
+            let window = batch.start + at;
+            if let Some(cross) = &mut looks.boundaries {
+                let hidden = ends.iter().map(|end| end.hidden(at)).collect::<Result<_>>()?;
+                show_hidden(Place::Head, window, hidden, cross)?;
+            }
+            if let Some(visit) = &mut looks.logits {
+                show(&ends, window, at, &windows[window], options.first_rows.of(window), visit)?;
+            }
             work.done(Place::Head, ends.iter().map(|end| end.cost).sum::<f64>() * ids.len() as f64)?;
         }
     }
     Ok(())
 }
 
+fn check_vocabularies(models: &[&dyn Stages]) -> Result<()> {
+    let of = |stages: &&dyn Stages| stages.model().vocabulary;
+    match (models.first().map(of), models.last().map(of)) {
+        (Some(left), Some(right)) if left != right => Err(Error::Vocabularies { left, right }),
+        _ => Ok(()),
+    }
+}
+
+/// How many tokens of a window are run.
+fn ran(ids: &[u32], options: &StreamOptions) -> usize {
+    if options.run_last { ids.len() } else { ids.len().saturating_sub(1) }
+}
+
+/// A model on its way through its stages.
+struct Run<'a> {
+    model: &'a dyn Stages,
+    /// The stages in front of the head.
+    stages: Vec<(usize, Place)>,
+    stream: Stream<'a>,
+    windows: &'a [Vec<u32>],
+}
+
+impl<'a> Run<'a> {
+    fn new(forward: &'a Forward, model: &'a dyn Stages, windows: &'a [Vec<u32>], first: usize) -> Self {
+        let head = |&(n, _): &(usize, Place)| !matches!(model.model().stages[n], Stage::Head(_));
+        let stages = places(model.model()).into_iter().take_while(head).collect();
+        Run { model, stages, stream: Stream::start(forward, windows, first), windows }
+    }
+
+    /// Loads a stage, takes all windows through it, and drops it.
+    fn advance(&mut self, prepare: &Prepare, step: usize, work: &mut Work<'_>) -> Result<()> {
+        let (n, place) = self.stages[step];
+        let stage = prepare.stage_owned(load(self.model, n)?).map_err(|e| e.at(place))?;
+        self.model.release(n);
+        let (cost, windows) = (cost(self.model.model(), n), self.windows);
+        self.stream.advance(place, &stage, &mut |window| work.done(place, cost * windows[window].len() as f64))
+    }
+}
+
+/// Shows hidden states, `[1, tokens, width]` of each model.
+fn show_hidden(place: Place, window: usize, hidden: Vec<Tensor>, cross: &mut Cross<'_>) -> Result<()> {
+    let tokens = hidden[0].dims()[1];
+    let mut boundary = |hidden: &[&[f32]]| cross(Boundary { place, window, hidden, tokens }).map_err(Error::Caller);
+    each(&hidden, &mut boundary)
+}
+
+/// Calls `f` with the values of one tensor or two.
+fn each(tensors: &[Tensor], f: &mut dyn FnMut(&[&[f32]]) -> Result<()>) -> Result<()> {
+    match tensors {
+        [one] => read::values(one, |one| f(&[one]))?,
+        [one, two] => read::values(one, |one| read::values(two, |two| f(&[one, two])))??,
+        _ => unreachable!("one model or two"),
+    }
+}
+
 /// Shows the logits of one window, some rows at a time.
-fn show(ends: &[End<'_>], window: usize, at: usize, ids: &[u32], first: usize, visit: Visit<'_>) -> Result<()> {
+fn show(ends: &[End<'_>], window: usize, at: usize, ids: &[u32], first: usize, visit: &mut Visit<'_>) -> Result<()> {
     let vocabulary = ends[0].vocabulary;
     let rows = (LOGITS_BYTES / (4 * vocabulary.max(1) * ends.len())).max(1);
     let last = ids.len().saturating_sub(1);
     let mut row = first;
     while row < last {
         let some = row..last.min(row + rows);
-        let logits = ends.iter().map(|end| end.stream.logits(at, some.clone(), &end.head, end.table.as_ref()));
+        let logits = ends.iter().map(|end| end.logits(at, some.clone()));
         let logits = logits.collect::<Result<Vec<_>>>()?;
         let targets = &ids[some.start + 1..some.end + 1];
         let mut chunk = |logits: &[&[f32]]| {
             visit(Chunk { window, first_row: row, logits, vocabulary, targets }).map_err(Error::Caller)
         };
-        match &logits[..] {
-            [one] => read::values(one, |one| chunk(&[one]))??,
-            [one, two] => read::values(one, |one| read::values(two, |two| chunk(&[one, two])))???,
-            _ => unreachable!("one model or two"),
-        }
+        each(&logits, &mut chunk)?;
         row = some.end;
     }
     Ok(())
@@ -162,24 +184,49 @@ fn show(ends: &[End<'_>], window: usize, at: usize, ids: &[u32], first: usize, v
 /// A head, and what stands in front of it.
 struct End<'a> {
     stream: Stream<'a>,
-    head: Head<Applied>,
+    /// None in a model without a head, which only hidden states are wanted of.
+    head: Option<Head<Applied>>,
     table: Option<Applied>,
     vocabulary: usize,
     cost: f64,
 }
 
 impl<'a> End<'a> {
-    fn new(prepare: &Prepare, stages: &dyn Stages, stream: Stream<'a>) -> Result<Self> {
-        let model = stages.model();
+    /// Behind the last block. The output table is made ready only if logits are wanted.
+    fn new(prepare: &Prepare, run: Run<'a>, logits: bool) -> Result<Self> {
+        let (stages, model) = (run.model, run.model.model());
         let is_head = |stage: &Stage<Source>| matches!(stage, Stage::Head(_));
-        let at = model.stages.iter().position(is_head).ok_or(Error::Missing { what: "head" })?;
-        let Stage::Head(head) = prepare.stage_owned(load(stages, at)?).map_err(|e| e.at(Place::Head))? else {
+        let mut end = End { stream: run.stream, head: None, table: None, vocabulary: model.vocabulary, cost: 0.0 };
+        let Some(at) = model.stages.iter().position(is_head) else {
+            return if logits { Err(Error::Missing { what: "head" }) } else { Ok(end) };
+        };
+        let mut loaded = load(stages, at)?;
+        if let Stage::Head(head) = &mut loaded
+            && !logits
+        {
+            (head.out, head.project) = (None, None);
+        }
+        let Stage::Head(head) = prepare.stage_owned(loaded).map_err(|e| e.at(Place::Head))? else {
             return Err(Error::Missing { what: "head" });
         };
         stages.release(at);
-        let table = if head.out.is_none() { Some(tied(prepare, stages)?) } else { None };
-        let cost = cost(model, at) + table.as_ref().map_or(0.0, |_| (model.hidden * model.vocabulary) as f64);
-        Ok(End { stream, head, table, vocabulary: model.vocabulary, cost })
+        end.cost = cost(model, at);
+        if logits && head.out.is_none() {
+            end.table = Some(tied(prepare, stages)?);
+            end.cost += (model.hidden * model.vocabulary) as f64;
+        }
+        end.head = Some(head);
+        Ok(end)
+    }
+
+    /// Hidden states of a window behind the last norm, `[1, tokens, hidden]`.
+    fn hidden(&self, at: usize) -> Result<Tensor> {
+        self.stream.normed(at, self.head.as_ref().map_or(&None, |head| &head.norm))
+    }
+
+    fn logits(&self, at: usize, rows: Range<usize>) -> Result<Tensor> {
+        let head = self.head.as_ref().ok_or(Error::Missing { what: "head" })?;
+        self.stream.logits(at, rows, head, self.table.as_ref())
     }
 }
 
@@ -205,7 +252,7 @@ pub(crate) fn places(model: &Model<Source>) -> Vec<(usize, Place)> {
 }
 
 /// Parameters that a token is multiplied with in a stage. A table costs nothing: one row is looked up.
-fn cost(model: &Model<Source>, n: usize) -> f64 {
+pub(crate) fn cost(model: &Model<Source>, n: usize) -> f64 {
     match &model.stages[n] {
         Stage::Block(_) | Stage::Head(_) => {
             model.stages[n].weights().iter().map(|(_, _, source)| source.form.parameters() as f64).sum()
@@ -234,15 +281,14 @@ fn passes(windows: &[Vec<u32>], bytes_per_token: u64, budget: u64) -> Vec<Range<
 }
 
 /// How much of the work is done, and who wants to know.
-struct Work<'a> {
+pub(crate) struct Work<'a> {
     done: f64,
     all: f64,
     watch: Watch<'a>,
 }
 
 impl<'a> Work<'a> {
-    fn new(models: &[&dyn Stages], windows: &[Vec<u32>], watch: Watch<'a>) -> Self {
-        let tokens: usize = windows.iter().map(Vec::len).sum();
+    pub(crate) fn new(models: &[&dyn Stages], tokens: usize, watch: Watch<'a>) -> Self {
         let parameters = |stages: &&dyn Stages| {
             let model = stages.model();
             let table = if model.is_tied() { (model.hidden * model.vocabulary) as f64 } else { 0.0 };
@@ -252,7 +298,7 @@ impl<'a> Work<'a> {
         Work { done: 0.0, all: all.max(1.0), watch }
     }
 
-    fn done(&mut self, place: Place, cost: f64) -> Result<()> {
+    pub(crate) fn done(&mut self, place: Place, cost: f64) -> Result<()> {
         self.done += cost;
         (self.watch)(Progress { place, fraction: (self.done / self.all).min(1.0) }).map_err(Error::Caller)
     }

@@ -4,8 +4,13 @@ mod common;
 
 use std::sync::Arc;
 
-use brevity_model::{Code, Codebook, Dtype, Expr, Floats, Grid, Group, Leaf, Mask, Reach, Rule, Stage, Stages, Weight};
-use brevity_runtime::{Compute, Error, Resident, Sampling, StreamOptions, generate, run_streamed, run_streamed_pair};
+use brevity_model::{
+    Code, Codebook, Dtype, Expr, Floats, Grid, Group, Leaf, Mask, Place, Reach, Rule, Stage, Stages, Weight,
+};
+use brevity_runtime::{
+    Boundary, Compute, Error, FirstRows, Looks, Resident, Sampling, StreamOptions, generate, run_lockstep,
+    run_streamed, run_streamed_pair,
+};
 use common::{Lcg, Memory, expanded, relative};
 
 fn windows(count: usize, tokens: usize) -> Vec<Vec<u32>> {
@@ -90,7 +95,7 @@ fn rows_before_the_first_are_left_out() {
     let windows = windows(1, 12);
     let options = StreamOptions::new(Compute::F32);
     let all = streamed(&model, &windows, &options);
-    let half = streamed(&model, &windows, &StreamOptions { first_row: 6, ..options });
+    let half = streamed(&model, &windows, &StreamOptions { first_rows: FirstRows::Same(6), ..options });
     assert_eq!(half.len(), 5 * 50);
     assert!(relative(&half, &all[6 * 50..]) < 1e-6);
 }
@@ -116,6 +121,80 @@ fn a_pair_shows_the_logits_of_both_models() {
     assert_eq!(left, streamed(&a, &windows, &options));
     assert_eq!(right, streamed(&b, &windows, &options));
     assert!((last - 1.0).abs() < 1e-9);
+}
+
+/// Places in the order they are shown, and the states of each window at the last one.
+fn crossed(models: &[&dyn Stages], windows: &[Vec<u32>], options: &StreamOptions) -> (Vec<Place>, Vec<Vec<f32>>) {
+    let (mut places, mut last) = (Vec::new(), Vec::new());
+    let cross = &mut |boundary: Boundary<'_>| {
+        assert_eq!(boundary.tokens, windows[boundary.window].len());
+        if boundary.window == 0 {
+            places.push(boundary.place);
+        }
+        if boundary.place == Place::Head {
+            last.extend(boundary.hidden.iter().map(|hidden| hidden.to_vec()));
+        }
+        Ok(())
+    };
+    run_lockstep(models, windows, options, Looks { boundaries: Some(cross), logits: None }, &mut |_| Ok(())).unwrap();
+    (places, last)
+}
+
+#[test]
+fn boundaries_are_shown_stage_by_stage_and_end_behind_the_last_norm() {
+    let (a, b) = (Memory::llama(true, 5), Memory::llama(false, 6));
+    let windows = windows(3, 16);
+    let options = StreamOptions::new(Compute::F32);
+    let (places, last) = crossed(&[&a, &b], &windows, &options);
+    assert_eq!(places, [Place::Embed, Place::Block(0), Place::Block(1), Place::Head]);
+    for (n, window) in windows.iter().enumerate() {
+        for (model, found) in [&a, &b].into_iter().zip(&last[2 * n..]) {
+            let hidden = Resident::load(model, Compute::F32).unwrap().hidden(window).unwrap();
+            assert_eq!(*found, hidden.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        }
+    }
+    let one_by_one = StreamOptions { budget_bytes: 0, ..options };
+    assert_eq!(crossed(&[&a, &b], &windows, &one_by_one).1, last);
+}
+
+#[test]
+fn models_of_different_depth_share_their_first_blocks() {
+    let (a, mut b) = (Memory::llama(true, 5), Memory::llama(true, 5));
+    b.model.stages.remove(2);
+    b.stages.remove(2);
+    let (windows, options) = (windows(2, 16), StreamOptions::new(Compute::F32));
+    for models in [[&a as &dyn Stages, &b], [&b, &a]] {
+        let (places, last) = crossed(&models, &windows, &options);
+        assert_eq!(places, [Place::Embed, Place::Block(0), Place::Head]);
+        assert_ne!(last[0], last[1]);
+    }
+}
+
+#[test]
+fn looking_at_boundaries_changes_no_logit() {
+    let (a, b) = (Memory::llama(true, 5), Memory::llama(false, 6));
+    let windows = windows(2, 16);
+    let options = StreamOptions::new(Compute::Bf16);
+    let mut right = Vec::new();
+    let visit = &mut |chunk: brevity_runtime::Chunk<'_>| {
+        right.extend_from_slice(chunk.logits[1]);
+        Ok(())
+    };
+    let looks = Looks { boundaries: Some(&mut |_| Ok(())), logits: Some(visit) };
+    run_lockstep(&[&a, &b], &windows, &options, looks, &mut |_| Ok(())).unwrap();
+    assert_eq!(right, streamed(&b, &windows, &options));
+}
+
+#[test]
+fn a_last_token_that_is_not_run_is_still_a_target() {
+    let model = Memory::llama(true, 5);
+    let windows = windows(2, 16);
+    let options = StreamOptions::new(Compute::F32);
+    let without = StreamOptions { run_last: false, first_rows: FirstRows::Each(vec![0, 4]), ..options.clone() };
+    let (all, some) = (streamed(&model, &windows, &options), streamed(&model, &windows, &without));
+    assert_eq!(some.len(), (15 + 11) * 50);
+    assert!(relative(&some[..15 * 50], &all[..15 * 50]) < 1e-6);
+    assert!(relative(&some[15 * 50..], &all[19 * 50..]) < 1e-6);
 }
 
 /// Codes from 0 to `2^bits - 1`, with a scale for each run of `group` columns.

@@ -9,7 +9,7 @@ use crate::samples::{Draw, Wanted};
 use crate::select::Selector;
 
 /// The keys of a recipe.
-const KEYS: &[&str] = &["about", "format", "calibration", "defaults", "steps"];
+const KEYS: &[&str] = &["about", "format", "calibration", "defaults", "steps", "gate"];
 
 /// The keys of `calibration`.
 const CALIBRATION: &[&str] = &["text", "samples", "length", "draw"];
@@ -106,6 +106,7 @@ impl Reader<'_> {
             about: String::new(),
             format: None,
             calibration: Wanted::default(),
+            gate: Vec::new(),
             steps: Vec::new(),
         };
         let mut defaults: Option<&Node> = None;
@@ -115,6 +116,7 @@ impl Reader<'_> {
                 "about" => recipe.about = self.text(key, node)?,
                 "format" => recipe.format = Some(self.text(key, node)?),
                 "calibration" => recipe.calibration = self.calibration(node)?,
+                "gate" => recipe.gate = self.gate(key, node)?,
                 "defaults" => defaults = Some(node),
                 "steps" => steps = Some(node),
                 other => {
@@ -144,6 +146,14 @@ impl Reader<'_> {
         match &node.kind {
             Kind::Scalar(Value::String(text)) => Ok(text.clone()),
             _ => Err(self.wrong(node.line, format!("`{}` is a text, not {}", key.name, node.what()), None)),
+        }
+    }
+
+    /// Limits: a list of texts, or one alone.
+    fn gate(&self, key: &Key, node: &Node) -> Result<Vec<String>, BadRecipe> {
+        match &node.kind {
+            Kind::List(items) => items.iter().map(|item| self.text(key, item)).collect(),
+            _ => Ok(vec![self.text(key, node)?]),
         }
     }
 

@@ -1,0 +1,109 @@
+//! What the user wants models to be asked, made ready before any model runs.
+
+use std::path::{Path, PathBuf};
+
+use brevity::Checkpoint;
+use brevity::eval::facts::{self, Fact};
+use brevity::eval::traces::{self, Reading, Trace};
+use brevity::eval::{Gate, Mode, Quiz, Task};
+
+use crate::args::{Asked, Scoring};
+use crate::failure::Usage;
+
+impl Asked {
+    /// Whether anything is asked.
+    pub fn anything(&self) -> bool {
+        !self.tasks.is_empty() || self.facts.is_some()
+    }
+
+    /// The same with the tasks that a gate names.
+    pub fn with_those_of(&self, gate: &Gate) -> Asked {
+        let mut asked = self.clone();
+        for limit in &gate.limits {
+            let name = limit.name.split('.').next().unwrap_or_default();
+            let there = asked.tasks.iter().any(|task| name_of(task) == name);
+            if !there && Task::named(name).is_ok() {
+                asked.tasks.push(name.to_owned());
+            }
+        }
+        asked
+    }
+
+    /// Names of the tasks.
+    pub fn names(&self) -> Vec<&str> {
+        let facts = self.facts.as_ref().map(|_| brevity::compare::FACTS);
+        let open = self.open_book.then_some(brevity::compare::OPEN_FACTS);
+        self.tasks.iter().map(|task| name_of(task)).chain(facts).chain(open).collect()
+    }
+
+    /// The tasks with their items, at most so many of each unless `--items` says otherwise.
+    pub fn quizzes(&self, most: Option<usize>) -> anyhow::Result<Vec<Quiz>> {
+        let mode = match self.mode {
+            Scoring::Strict => Mode::Strict,
+            Scoring::Compat => Mode::Compat,
+        };
+        let mut quizzes: Vec<Quiz> = Vec::new();
+        for said in &self.tasks {
+            let task = Task::load(said)?;
+            if quizzes.iter().any(|quiz| quiz.task.name == task.name) {
+                let what = format!("the task `{}` is asked for twice", task.name);
+                return Err(Usage { what, hint: None }.into());
+            }
+            let folder = self.data.clone().or(task.folder.clone()).unwrap_or_else(|| PathBuf::from("."));
+            let compat = mode == Mode::Compat && task.has_compat();
+            let mode = if compat { Mode::Compat } else { Mode::Strict };
+            quizzes.push(Quiz::new(task, &folder, self.items.or(most), mode)?);
+        }
+        Ok(quizzes)
+    }
+
+    /// The facts.
+    pub fn facts(&self, most: Option<usize>) -> anyhow::Result<Vec<Fact>> {
+        let mut facts = match self.facts.as_deref() {
+            None => return Ok(Vec::new()),
+            Some("tiny") => facts::parse(brevity::FACTS, Path::new("facts.jsonl"))?,
+            Some(path) => facts::read(Path::new(path))?,
+        };
+        facts.truncate(self.items.or(most).unwrap_or(usize::MAX));
+        if facts.is_empty() {
+            let what = format!("`{}` has no facts", self.facts.as_deref().unwrap_or_default());
+            return Err(Usage { what, hint: None }.into());
+        }
+        Ok(facts)
+    }
+}
+
+/// The name of a task: of a file that without its ending.
+fn name_of(said: &str) -> &str {
+    let name = said.rsplit(['/', '\\']).next().unwrap_or(said);
+    name.strip_suffix(".yaml").or(name.strip_suffix(".yml")).unwrap_or(name)
+}
+
+/// Limits as they were typed, and those of a recipe in front.
+pub fn gate(recipe: &[String], typed: &[String]) -> anyhow::Result<Gate> {
+    let mut gate = Gate::default();
+    for limit in recipe.iter().chain(typed) {
+        gate.limits.push(limit.parse()?);
+    }
+    Ok(gate)
+}
+
+/// The value vectors to follow: those of a file, or the most coherent ones.
+pub fn traces(said: Option<&str>, reference: &Checkpoint) -> anyhow::Result<Vec<Trace>> {
+    Ok(match said {
+        None => Vec::new(),
+        Some(said) => match said.parse::<usize>() {
+            Ok(count) => {
+                let tokenizer = reference.tokenizer()?;
+                // Words, or what words begin with.
+                let ordinary = |token: u32| {
+                    let text = tokenizer.decode(&[token], true).unwrap_or_default();
+                    let text = text.trim();
+                    text.chars().count() >= 3 && text.chars().all(char::is_alphabetic)
+                };
+                traces::find(reference, count, &Reading::default(), &ordinary)?
+            }
+            Err(_) => traces::read(Path::new(said))?.iter().map(|concept| concept.trace()).collect(),
+        },
+    })
+}
