@@ -269,3 +269,57 @@ fn the_protocol_of_the_harness_reports_words_and_bytes() {
     assert_eq!(names, ["word_perplexity", "byte_perplexity", "bits_per_byte"]);
     assert_eq!(found["protocol"], "harness");
 }
+
+#[test]
+fn a_limit_in_percent_of_a_negative_score_is_not_judged() {
+    let folder = scratch();
+    let args = ["compare", "tiny", "tiny", "--facts", "tiny", "--items", "20", "--gate", "facts.log_prob>=-5%"];
+    let (code, out, said) = run(folder.path(), &args);
+    assert_eq!(code, 3, "{out}{said}");
+    assert!(said.contains("relative"), "{said}");
+}
+
+#[test]
+fn limits_on_text_and_tasks_are_measured_together() {
+    let folder = folder_with(TASK, &rows(20));
+    let args = [
+        "compare",
+        "tiny",
+        "tiny",
+        "--limit",
+        "1024",
+        "--tasks",
+        "words.yaml",
+        "--gate",
+        "kl_mean<=0.05",
+        "--gate",
+        "words>=-0.02",
+    ];
+    let (code, out, said) = run(folder.path(), &args);
+    assert_eq!(code, 0, "{out}{said}");
+    let (code, _, said) = run(folder.path(), &[&args[..], &["--text", "none"]].concat());
+    assert_eq!(code, 2, "{said}");
+}
+
+#[test]
+fn a_text_too_short_for_representations_is_compared_all_the_same() {
+    let folder = scratch();
+    let found = json(folder.path(), &["compare", "tiny", "tiny", "--limit", "512", "--json"]);
+    assert!(found["report"]["others"][0]["differences"].as_array().unwrap().len() > 3);
+}
+
+#[test]
+fn files_that_cannot_be_written_are_known_before_the_work() {
+    let folder = scratch();
+    for args in [
+        ["compare", "tiny", "tiny", "--report", "nowhere/r.html"],
+        ["compare", "tiny", "tiny", "--report", "."],
+        ["eval", "tiny", "--log-samples", "nowhere/log.jsonl"],
+    ] {
+        let (code, out, said) = run(folder.path(), &args);
+        assert_eq!((code, out.as_str()), (2, ""), "{said}");
+        assert!(said.contains("cannot write"), "{said}");
+    }
+    let (code, _, said) = run(folder.path(), &["eval", "tiny", "--text", "none"]);
+    assert_eq!(code, 2, "{said}");
+}

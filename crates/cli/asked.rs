@@ -45,6 +45,10 @@ impl Asked {
         let mut quizzes: Vec<Quiz> = Vec::new();
         for said in &self.tasks {
             let task = Task::load(said)?;
+            if [brevity::compare::FACTS, brevity::compare::OPEN_FACTS].contains(&task.name.as_str()) {
+                let what = format!("a task cannot be called `{}`: that is what facts are reported as", task.name);
+                return Err(Usage { what, hint: Some("rename its file".into()) }.into());
+            }
             if quizzes.iter().any(|quiz| quiz.task.name == task.name) {
                 let what = format!("the task `{}` is asked for twice", task.name);
                 return Err(Usage { what, hint: None }.into());

@@ -17,9 +17,12 @@ use crate::{machine, print, table, units};
 
 pub fn run(args: &Compare) -> anyhow::Result<()> {
     machine::use_what_is_allowed(&args.machine)?;
+    for path in args.judged.report.iter().chain(&args.judge_pairs) {
+        writable(path)?;
+    }
     let gate = gate(&[], &args.judged.gate)?;
     let wish = Wish {
-        text: text_of(args.text.as_deref(), args.asked.with_those_of(&gate).anything()),
+        text: text_of(args.text.as_deref(), args.asked.with_those_of(&gate).anything() && !about_texts(&gate)),
         cut: &args.windows,
         asked: &args.asked,
         traces: args.traces.as_deref(),
@@ -31,12 +34,6 @@ pub fn run(args: &Compare) -> anyhow::Result<()> {
     let after = args.after.iter().map(|name| crate::open(name, false)).collect::<anyhow::Result<Vec<Checkpoint>>>()?;
     let others: Vec<(&str, &Checkpoint)> = args.after.iter().map(String::as_str).zip(&after).collect();
     let compared = wish.compare((&args.before, &before), &others)?;
-    if let Some(path) = &args.judged.report {
-        write_report(path, &compared.found.report)?;
-    }
-    if let Some(path) = &args.judge_pairs {
-        compared.write_pairs(path)?;
-    }
     if args.json {
         let mut json = json!({ "before": args.before, "after": args.after[0] });
         if let (Value::Object(json), Value::Object(found)) = (&mut json, compared.json()) {
@@ -46,11 +43,21 @@ pub fn run(args: &Compare) -> anyhow::Result<()> {
     } else {
         print::line(&format!("{} -> {}\n", args.before, args.after.join(", ")))?;
         print::line(&compared.table())?;
-        if let Some(path) = &args.judged.report {
-            print::line(&format!("\nreport: {}", path.display()))?;
-        }
+    }
+    if let Some(path) = &args.judged.report {
+        write_report(path, &compared.found.report)?;
+    }
+    if let Some(path) = &args.judge_pairs {
+        compared.write_pairs(path)?;
     }
     compared.judge()
+}
+
+/// Whether a limit is about predictions of a text.
+fn about_texts(gate: &Gate) -> bool {
+    let of_text =
+        |name: &str| report::names::find(name).is_some_and(|known| known.kind.is_some() || name.contains("perplexity"));
+    gate.limits.iter().any(|limit| of_text(&limit.name))
 }
 
 /// The text to compare on: the one that was said, or the usual one unless something else is asked.
@@ -90,6 +97,15 @@ impl Wish<'_> {
     pub fn questions(&self, reference: &Checkpoint) -> anyhow::Result<Questions> {
         let asked = self.asked.with_those_of(self.gate);
         self.gate.check_names(&asked.names())?;
+        let about_facts = |name: &str| name == "facts" || name.starts_with("facts.") || name.starts_with("facts_open");
+        if let Some(limit) = self.gate.limits.iter().find(|limit| about_facts(&limit.name) && asked.facts.is_none()) {
+            let what = format!("`{limit}` is about facts, and none are asked");
+            return Err(Usage { what, hint: Some("give them with `--facts FILE`".into()) }.into());
+        }
+        if let Some(limit) = self.gate.limits.iter().find(|_| self.text.is_none() && about_texts(self.gate)) {
+            let what = format!("`{limit}` is among limits on predictions of a text, and there is no text");
+            return Err(Usage { what, hint: Some("give one with `--text FILE`".into()) }.into());
+        }
         let most = if self.text.is_none() { self.cut.limit } else { None };
         let windows = match self.text {
             None => None,
@@ -263,6 +279,17 @@ fn short_names(before: &str, others: &[(&str, &Checkpoint)]) -> Vec<String> {
 /// Writes the report to a file.
 pub fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
     write_whole(path, report::html(report).as_bytes())
+}
+
+/// Refuses a path where no file can be written, before the work whose result it is for.
+pub fn writable(path: &Path) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let why = match () {
+        () if path.is_dir() => "it is a directory",
+        () if !folder.is_dir() => "its folder does not exist",
+        () => return Ok(()),
+    };
+    Err(Usage { what: format!("cannot write `{}`: {why}", path.display()), hint: None }.into())
 }
 
 /// Writes a file whole or not at all.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Compress, Machine};
 use crate::asked::gate;
-use crate::compare::{Compared, Wish, write_report};
+use crate::compare::{Compared, Wish, writable, write_report};
 use crate::failure::Usage;
 use crate::progress::{Progress, cancelled};
 use crate::{inspect, machine, print, table, units};
@@ -29,6 +29,9 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
         .or(brevity::is_embedded(&args.model).then_some("heldout"))
         .filter(|text| *text != "none");
     let gate = gate(&recipe.gate, &args.judged.gate)?;
+    if let Some(path) = &args.judged.report {
+        writable(path)?;
+    }
     let wish = Wish {
         text,
         cut: &args.windows,

@@ -14,7 +14,7 @@ use brevity::{Checkpoint, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::args::{Eval, Windows as Cut};
-use crate::compare::{text_of, write_whole};
+use crate::compare::{text_of, writable, write_whole};
 use crate::failure::Usage;
 use crate::progress::Progress;
 use crate::{machine, print, table, units};
@@ -36,7 +36,14 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
         Some(name) if name.ends_with(".kld") => Against::Saved(name.into()),
         Some(name) => Against::Model(Box::new(crate::open(name, false)?)),
     };
+    if let Some(path) = &args.log_samples {
+        writable(path)?;
+    }
     let text = text_of(args.text.as_deref(), args.asked.anything());
+    if text.is_none() && !args.asked.anything() {
+        let hint = Some("give a text, `--tasks` or `--facts`".into());
+        return Err(Usage { what: "nothing is to be measured".into(), hint }.into());
+    }
     let model = crate::open(&args.model, false)?;
     let most = if text.is_none() { args.windows.limit } else { None };
     let (quizzes, facts) = (args.asked.quizzes(most)?, args.asked.facts(most)?);
@@ -87,6 +94,10 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
             "\n{}",
             table::table(&["task", "items", "measure", "value", "± error"], &[1, 3, 4], rows)
         ))?;
+    }
+    for paper in answers.papers.iter().filter(|paper| paper.cut > 0) {
+        let (cut, task) = (paper.cut, &paper.result.task);
+        print::line(&format!("{cut} prompts of {task} were cut at the left to fit into the model's context"))?;
     }
     let peak = report.peak_rss_bytes.map_or(String::new(), |bytes| format!(", peak memory {}", units::bytes(bytes)));
     print::line(&format!("\n{} ({:.0} tokens/s){peak}", units::seconds(report.seconds), report.tokens_per_second))

@@ -1,6 +1,6 @@
 //! Errors as text and exit codes.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use brevity::{OpenError, TextError, engine, eval, formats, methods, model, runtime};
@@ -36,19 +36,26 @@ const INTERRUPTED: u8 = 130;
 
 /// Prints an error and says with which code to end.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error}");
+    // Nobody may be listening; the code is told all the same.
+    let _ = tell(error);
+    ExitCode::from(error.chain().find_map(code).unwrap_or(BAD_INPUT))
+}
+
+fn tell(error: &anyhow::Error) -> io::Result<()> {
+    let mut out = io::stderr().lock();
+    writeln!(out, "error: {error}")?;
     let mut said = error.to_string();
     for cause in error.chain().skip(1) {
         let text = cause.to_string();
         if !said.contains(&text) {
-            eprintln!("  because {text}");
+            writeln!(out, "  because {text}")?;
             said.push_str(&text);
         }
     }
     if let Some(hint) = error.chain().find_map(hint) {
-        eprintln!("hint: {hint}");
+        writeln!(out, "hint: {hint}")?;
     }
-    ExitCode::from(error.chain().find_map(code).unwrap_or(BAD_INPUT))
+    Ok(())
 }
 
 fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {

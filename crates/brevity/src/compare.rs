@@ -148,6 +148,12 @@ pub fn compare(
             }
         }
     }
+    let vocabulary = |named: &Named<'_>| named.model.tokenizer().map(|tokenizer| tokenizer.get_vocab(true));
+    if others.iter().any(|other| vocabulary(other).ok() != vocabulary(&reference).ok()) {
+        let said = "Not all models have the tokenizer of the reference: what they answer in tokens of their own, such as the first \
+                    token of a fact, cannot be compared number by number.";
+        found.report.warnings.push(said.into());
+    }
     tasks_into_report(&mut found, &questions.quizzes);
     facts_into_report(&mut found.report, FACTS, &questions.facts, &known);
     facts_into_report(&mut found.report, OPEN_FACTS, &opened, &known_open);
@@ -157,6 +163,17 @@ pub fn compare(
             observer.part(&format!("{}: traces", other.name));
             let traces = traces::compare([reference.model, other.model], &questions.traces, &Reading::default())
                 .map_err(|source| CompareError::Eval { model: other.name.to_owned(), source })?;
+            let mean = |mean: Option<brevity_eval::stats::Estimate>| {
+                mean.map_or("unknown".to_owned(), |mean| format!("{:.3}", mean.value))
+            };
+            found.report.method.push(format!(
+                "Traces of {}: {} value vectors kept, {} lost; mean cosine {}, mean overlap of what they name {}.",
+                other.name,
+                traces.kept,
+                traces.lost,
+                mean(traces.cosine),
+                mean(traces.overlap)
+            ));
             let token = |id: u32| tokenizer.id_to_token(id).unwrap_or_default();
             found.report.others[n].traces = traces.each.iter().map(|trace| trace_of(trace, &token)).collect();
         }
@@ -222,7 +239,8 @@ fn on_text(
     Ok(OnText {
         comparison,
         layers: layers.map(|layers| layers.report()).transpose()?,
-        representation: samples.map(|samples| samples.report(&Choice::default())).transpose()?,
+        // A text may be too short to tell.
+        representation: samples.and_then(|samples| samples.report(&Choice::default()).ok()),
     })
 }
 
@@ -326,13 +344,29 @@ fn unit(metric: &str) -> Unit {
     if matches!(metric, "perplexity" | "words") { Unit::Number } else { Unit::Share }
 }
 
-/// Paired differences of a task's metrics. That of a perplexity is left out: its values are log-probabilities.
+/// Paired differences of a task's metrics; that of a perplexity, whose values are log-probabilities, as a ratio.
 fn changed(before: &TaskResult, after: &TaskResult) -> Vec<Difference> {
     let intervals = Bootstrap::default();
-    let metrics = before.scores.iter().filter(|score| score.metric != "perplexity");
-    metrics
+    before
+        .scores
+        .iter()
         .filter_map(|score| {
             let values = |result: &TaskResult| result.values.get(score.metric).cloned().unwrap_or_default();
+            if score.metric == "perplexity" {
+                let minus = |values: Vec<f64>| values.into_iter().map(|value| -value).collect::<Vec<f64>>();
+                let ratio = intervals.perplexity_ratio(&minus(values(before)), &minus(values(after)))?;
+                return Some(Difference {
+                    name: "perplexity_ratio".to_owned(),
+                    on: On::Task(before.task.clone()),
+                    kind: Kind::Ratio,
+                    value: ratio.value,
+                    interval: Some(ends(ratio)),
+                    p: None,
+                    n: Some(before.effective as u64),
+                    unit: Unit::Number,
+                    higher_is_better: false,
+                });
+            }
             let interval = intervals.difference(&values(before), &values(after));
             let after = after.scores.iter().find(|other| other.metric == score.metric)?;
             Some(Difference {

@@ -63,6 +63,7 @@ pub fn read(path: &Path) -> Result<Vec<Fact>> {
 /// # Errors
 /// [`Error::Items`](crate::Error::Items).
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Fact>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_start().starts_with('[') { read::json(text.as_bytes(), path) } else { read::json_lines(text, path) }
 }
 

@@ -12,7 +12,7 @@
 //! | `kl_mean`, `nll_change` and other distances and changes | the value, in nats | refused |
 //! | `size_ratio`, `bits_per_weight` | bytes after divided by bytes before; the value | the same in percent; refused |
 //!
-//! `arc_easy` stands for the first score of that task. A figure is looked up on each text it was measured on, and has to
+//! `arc_easy` stands for the first score of that task of which more is better. A figure is looked up on each text it was measured on, and has to
 //! keep the limit on all; `perplexity@wikitext<=25` names one. The measured value itself is compared, not the end of its
 //! interval; a value that equals the bound keeps `<=` and `>=` and breaks `<` and `>`. A value that is not finite keeps
 //! nothing, and what was not measured is not kept either: a gate that looks at nothing must not let everything through.

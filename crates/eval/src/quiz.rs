@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::report::{Flip, Flips};
 use crate::run::Observer;
 use crate::stats::mcnemar;
-use crate::task::{Graded, Item, Mode, Task, TaskResult};
+use crate::task::{Gold, Graded, Item, Mode, Task, TaskResult};
 use crate::words::Words;
 
 /// Changed answers that are listed; all are counted.
@@ -93,7 +93,10 @@ impl Quiz {
 
     /// Which multiple-choice answers changed between two papers of this quiz. `None` if it has no options to choose from.
     pub fn flips(&self, before: &Paper, after: &Paper) -> Option<Flips> {
-        let right = |graded: &Graded| graded.values.values().next().is_some_and(|&value| value == 1.0);
+        let right = |graded: &Graded| match (&graded.gold, graded.chosen) {
+            (Gold::Options(right), Some(chosen)) => right.contains(&chosen),
+            _ => false,
+        };
         let mut flips = Flips { task: self.task.name.clone(), asked: self.items.len() as u64, ..Flips::default() };
         let pairs = self.items.iter().zip(before.graded.iter().zip(&after.graded));
         for (item, (before, after)) in pairs {

@@ -74,7 +74,8 @@ impl<'a> Words<'a> {
         Ok(ids)
     }
 
-    /// The tokens of a prompt to be continued by at most so many; cut at the left if both do not fit into the context.
+    /// The tokens of a prompt to be continued by at most so many. If both do not fit into the context, the prompt keeps half of
+    /// it at least and is cut at the left, and the answer may have as many tokens as are left.
     ///
     /// # Errors
     /// [`Error::Tokenize`]; [`Error::Prompt`] if there are no tokens at all.
@@ -84,7 +85,7 @@ impl<'a> Words<'a> {
             ids.push(self.prefix.ok_or(Error::Prompt)?);
         }
         let most = most(ids.len());
-        let room = self.context.map_or(usize::MAX, |context| context.saturating_sub(most).max(1));
+        let room = self.context.map_or(usize::MAX, |context| context.saturating_sub(most).max(context.div_ceil(2)));
         let cut = ids.len() > room;
         if cut {
             ids.drain(..ids.len() - room);
@@ -231,9 +232,11 @@ pub(crate) mod tests {
         assert_eq!((split.ids.len(), split.from, split.cut), (5, 3, true));
         let error = words.split(&pair("1", "2345678"), None).unwrap_err();
         assert_eq!(error.to_string(), "the continuation `2345678` has 7 tokens, the model reads 4");
-        let (ids, most, cut) = words.to_continue("123456", |_| 3).unwrap();
-        assert_eq!((ids.len(), most, cut), (1, 3, true));
+        let (ids, most, cut) = words.to_continue("123456", |_| 1).unwrap();
+        assert_eq!((ids.len(), most, cut), (3, 1, true));
+        let (ids, most, cut) = words.to_continue("123456", |_| 1000).unwrap();
+        assert_eq!((ids.len(), most, cut), (2, 2, true), "half is left for the prompt");
         let (ids, most, cut) = words.to_continue("12", |prompt| 2 * prompt).unwrap();
-        assert_eq!((ids.len(), most, cut), (1, 3, true));
+        assert_eq!((ids.len(), most, cut), (2, 2, false));
     }
 }

@@ -115,7 +115,10 @@ pub(super) fn find(limit: &Limit, reference: &Model, other: &Compressed) -> Resu
         let value = scale * flips.changed() as f64 / flips.asked as f64;
         return Ok(vec![Found { on: Some(task.to_owned()), value, interval: None }]);
     }
-    let of_task = |s: &&Measured| s.on == On::Task(task.to_owned()) && metric.is_none_or(|metric| s.name == metric);
+    let of_task = |s: &&Measured| {
+        // A task alone means the first of its scores of which more is better, since that is how its limits read.
+        s.on == On::Task(task.to_owned()) && metric.map_or(s.higher_is_better, |metric| s.name == metric)
+    };
     match other.model.scores.iter().find(of_task) {
         Some(after) => Ok(vec![of_task_score(limit, after, reference, other)?]),
         None => Err("nothing of this name was measured".into()),
@@ -135,7 +138,7 @@ fn of_text(limit: &Limit, score: &Measured, reference: &Model, other: &Compresse
                 interval: ratio.interval.map(|ends| ends.map(percent)),
             });
         }
-        let before = not_zero(before(reference, score)?)?;
+        let before = positive(before(reference, score)?)?;
         return Ok(Found { on, value: 100.0 * (score.value / before - 1.0), interval: None });
     }
     let interval = score.error.map(|error| [score.value - 1.96 * error, score.value + 1.96 * error]);
@@ -149,7 +152,7 @@ fn of_task_score(limit: &Limit, after: &Measured, reference: &Model, other: &Com
         Some(difference) => (difference.value, difference.interval),
         None => (after.value - before(reference, after)?, None),
     };
-    let scale = if limit.percent { 100.0 / not_zero(before(reference, after)?)? } else { 1.0 };
+    let scale = if limit.percent { 100.0 / positive(before(reference, after)?)? } else { 1.0 };
     let found = Found {
         on: Some(format!("{}.{}", after.on.as_str(), after.name)),
         value: change * scale,
@@ -164,8 +167,13 @@ fn before(reference: &Model, after: &Measured) -> Result<f64, String> {
     before.map(|before| before.value).ok_or_else(|| "the reference was not measured".into())
 }
 
-fn not_zero(before: f64) -> Result<f64, String> {
-    if before == 0.0 { Err("the reference scores 0, so no change is relative to it".into()) } else { Ok(before) }
+/// A score that changes can be relative to: a share of a negative number, such as a log-probability, would say the opposite.
+fn positive(before: f64) -> Result<f64, String> {
+    if before > 0.0 {
+        Ok(before)
+    } else {
+        Err("the reference scores no more than 0, so no change is relative to it".into())
+    }
 }
 
 /// A task and its score: `arc_easy.acc_norm`. Names of tasks may have dots themselves.
@@ -180,5 +188,5 @@ fn is_share(kind: Kind) -> bool {
 
 /// Whether a known figure is a metric of tasks, and so says nothing without one.
 fn is_metric(name: &str) -> bool {
-    names::find(name).is_some_and(|known| known.unit == Unit::Share && known.kind.is_none())
+    name == "log_prob" || names::find(name).is_some_and(|known| known.unit == Unit::Share && known.kind.is_none())
 }

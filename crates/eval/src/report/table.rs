@@ -93,8 +93,8 @@ fn change(other: &Compressed, before: &Measured, after: &Measured, single: bool)
 pub(super) fn plain_change(before: &Measured, after: &Measured) -> String {
     match before.unit {
         Unit::Share => format!("{:+.1} points", 100.0 * (after.value - before.value)),
-        _ if before.value != 0.0 => format!("{:+.2} %", 100.0 * (after.value / before.value - 1.0)),
-        _ => String::new(),
+        _ if before.value > 0.0 => format!("{:+.2} %", 100.0 * (after.value / before.value - 1.0)),
+        _ => format!("{:+.4}", after.value - before.value),
     }
 }
 

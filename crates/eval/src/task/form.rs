@@ -149,6 +149,13 @@ impl Form {
 
 fn metrics(said: Option<Vec<Metric>>, kind: Kind, origin: &str) -> Result<Vec<Metric>, BadTask> {
     let metrics = said.unwrap_or_else(|| Metric::usual(kind).to_vec());
+    if metrics.is_empty() {
+        return Err(bad(origin, None, "`metrics` is empty: nothing is measured".to_owned(), None));
+    }
+    if let Some(twice) = (1..metrics.len()).find(|&n| metrics[..n].contains(&metrics[n])) {
+        let what = format!("`metrics` has `{}` twice", metrics[twice].name());
+        return Err(bad(origin, None, what, None));
+    }
     match metrics.iter().find(|metric| !Metric::of(kind).contains(metric)) {
         None => Ok(metrics),
         Some(stray) => {

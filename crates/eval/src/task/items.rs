@@ -235,7 +235,12 @@ impl Asker<'_> {
             None if gold.try_iter().is_ok() => gold.try_iter().into_iter().flatten().map(|value| one(&value)).collect(),
             _ => one(&gold).map(|index| vec![index]),
         };
-        all.filter(|all: &Vec<usize>| !all.is_empty()).map(Gold::Options).ok_or_else(|| {
+        let once = |mut all: Vec<usize>| {
+            let mut seen = IndexSet::new();
+            all.retain(|&option| seen.insert(option));
+            all
+        };
+        all.filter(|all: &Vec<usize>| !all.is_empty()).map(once).map(Gold::Options).ok_or_else(|| {
             let wanted = format!("one of the {} options or a number below that", options.len());
             self.jinja.unfit("gold", &gold, &wanted, row)
         })
