@@ -312,11 +312,11 @@ fn a_text_too_short_for_representations_is_compared_all_the_same() {
 fn files_that_cannot_be_written_are_known_before_the_work() {
     let folder = scratch();
     for args in [
-        ["compare", "tiny", "tiny", "--report", "nowhere/r.html"],
-        ["compare", "tiny", "tiny", "--report", "."],
-        ["eval", "tiny", "--log-samples", "nowhere/log.jsonl"],
+        &["compare", "tiny", "tiny", "--report", "nowhere/r.html"][..],
+        &["compare", "tiny", "tiny", "--report", "."],
+        &["eval", "tiny", "--log-samples", "nowhere/log.jsonl"],
     ] {
-        let (code, out, said) = run(folder.path(), &args);
+        let (code, out, said) = run(folder.path(), args);
         assert_eq!((code, out.as_str()), (2, ""), "{said}");
         assert!(said.contains("cannot write"), "{said}");
     }
