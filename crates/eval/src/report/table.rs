@@ -33,7 +33,28 @@ pub fn table(report: &Report) -> Table {
     rows.extend(flips_rows(report));
     rows.extend(gate_row(report));
     rows.retain(|row| row[1..].iter().any(|cell| !cell.is_empty()));
+    if let Some(text) = only_text(report) {
+        // What all figures share need not stand in every row; how it was measured is said elsewhere.
+        let ending = format!(" on {text}");
+        for row in &mut rows {
+            if row[0].ends_with(&ending) {
+                let label = row[0].len() - ending.len();
+                row[0].truncate(label);
+            }
+        }
+    }
     Table { right: (1..header.len()).collect(), header, rows }
+}
+
+/// The text that all figures on texts were measured on, if there is just one.
+fn only_text(report: &Report) -> Option<&str> {
+    let mut texts: Vec<&str> =
+        report.reference.scores.iter().map(|score| &score.on).filter(|on| !on.is_task()).map(On::as_str).collect();
+    texts.dedup();
+    match texts[..] {
+        [text] => Some(text),
+        _ => None,
+    }
 }
 
 /// Size, bits, speed and memory.
