@@ -182,7 +182,7 @@ fn what_was_not_measured_is_not_kept() {
         ("perplexity@c4<=25", "nothing of this name was measured"),
         ("facts.lost<=0.05", "no facts were asked that the reference knows"),
         ("kick_factoid.flips<=0.05", "answers were not compared one by one"),
-        ("kick_factoid>=-5%", "the reference scores 0, so no change is relative to it"),
+        ("kick_factoid>=-5%", "the reference scores no more than 0, so no change is relative to it"),
     ] {
         let verdict = &judged(text, &report)[0];
         assert_eq!((verdict.outcome, verdict.why.as_deref()), (Outcome::NotMeasured, Some(why)), "{text}");
