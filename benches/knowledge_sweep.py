@@ -76,7 +76,7 @@ def figures(report):
 def table(results):
     tasks = [key for key, value in next(iter(results.values()))["figures"].items() if isinstance(value, dict)]
     print(f"{'':14} {'perplexity':>20} {'KL':>8} " + " ".join(f"{task:>24}" for task in tasks) + "  facts lost")
-    for name, result in results.items():
+    for name, result in sorted(results.items(), key=lambda item: (item[1]["family"] == "bits", abs(item[1]["strength"] - 9 * (item[1]["family"] == "bits")))):
         f = result["figures"]
 
         def percent(value, interval, less=0.0):
@@ -105,7 +105,7 @@ def draw(files, path):
     for row, file in zip(axes, files):
         content = json.loads(pathlib.Path(file).read_text())
         for axis, family in zip(row, ("sparsity", "bits")):
-            chosen = [r for r in content["points"].values() if r["family"] == family]
+            chosen = sorted((r for r in content["points"].values() if r["family"] == family), key=lambda r: r["strength"])
             x = [100 * r["strength"] if family == "sparsity" else r["strength"] for r in chosen]
             for task in [t for t in labels if chosen and t in chosen[0]["figures"]]:
                 values = [r["figures"][task] for r in chosen]
