@@ -10,7 +10,7 @@
 //!   continues a text.
 //!
 //! Questions are answered by the same two: [`weigh`] says how likely token sequences are, sharing what they have in common
-//! at the beginning ([`Bundle`]); [`write`] continues many prompts side by side.
+//! at the beginning ([`Bundle`]); [`write()`] continues many prompts side by side.
 //!
 //! [`Flow`] runs calibration samples from tap to tap, for methods that look at the inputs of layers.
 //!
