@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use brevity::Checkpoint;
+use brevity::asking::{FactSet, InWords};
 use brevity::eval::facts::{self, Fact};
 use brevity::eval::traces::{self, Reading, Trace};
 use brevity::eval::{Gate, Mode, Quiz, Task};
@@ -31,13 +32,18 @@ impl Asked {
 
     /// Names of the tasks.
     pub fn names(&self) -> Vec<&str> {
-        let facts = self.facts.as_ref().map(|_| brevity::compare::FACTS);
-        let open = self.open_book.then_some(brevity::compare::OPEN_FACTS);
+        let facts = self.facts.as_ref().map(|_| FactSet::BY_HEART);
+        let open = self.open_book.then_some(FactSet::OPEN_BOOK);
         self.tasks.iter().map(|task| name_of(task)).chain(facts).chain(open).collect()
     }
 
-    /// The tasks with their items, at most so many of each unless `--items` says otherwise.
-    pub fn quizzes(&self, most: Option<usize>) -> anyhow::Result<Vec<Quiz>> {
+    /// The questions, at most so many of each kind unless `--items` says otherwise.
+    pub fn in_words(&self, most: Option<usize>) -> anyhow::Result<InWords> {
+        Ok(InWords { quizzes: self.quizzes(most)?, facts: FactSet::of(self.facts(most)?, self.open_book) })
+    }
+
+    /// The tasks with their items.
+    fn quizzes(&self, most: Option<usize>) -> anyhow::Result<Vec<Quiz>> {
         let mode = match self.mode {
             Scoring::Strict => Mode::Strict,
             Scoring::Compat => Mode::Compat,
@@ -45,7 +51,7 @@ impl Asked {
         let mut quizzes: Vec<Quiz> = Vec::new();
         for said in &self.tasks {
             let task = Task::load(said)?;
-            if [brevity::compare::FACTS, brevity::compare::OPEN_FACTS].contains(&task.name.as_str()) {
+            if [FactSet::BY_HEART, FactSet::OPEN_BOOK].contains(&task.name.as_str()) {
                 let what = format!("a task cannot be called `{}`: that is what facts are reported as", task.name);
                 return Err(Usage { what, hint: Some("rename its file".into()) }.into());
             }
@@ -62,7 +68,7 @@ impl Asked {
     }
 
     /// The facts.
-    pub fn facts(&self, most: Option<usize>) -> anyhow::Result<Vec<Fact>> {
+    fn facts(&self, most: Option<usize>) -> anyhow::Result<Vec<Fact>> {
         let mut facts = match self.facts.as_deref() {
             None => return Ok(Vec::new()),
             Some("tiny") => facts::parse(brevity::FACTS, Path::new("facts.jsonl"))?,

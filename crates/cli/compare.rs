@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use brevity::Checkpoint;
+use brevity::asking::{FactSet, InWords};
 use brevity::compare::{Found, Named, Pace, Questions, compare};
 use brevity::eval::report::{self, Report, frontier};
-use brevity::eval::{Gate, Options, Quiz, Size, judge_pairs, peak_rss_bytes, write_judge_pairs};
+use brevity::eval::{Gate, Options, Size, judge_pairs, peak_rss_bytes, write_judge_pairs};
 use serde_json::{Value, json};
 
 use crate::args::{Asked, Compare, Machine, Windows as Cut};
 use crate::asked::{self, gate};
-use crate::eval::{same_tokens, windows};
+use crate::eval::{SHORT, same_tokens, windows};
 use crate::failure::{GateFailed, Usage};
 use crate::progress::Progress;
 use crate::{machine, print, table, units};
@@ -83,7 +84,7 @@ pub struct Wish<'a> {
 /// What was found, and how it is told.
 pub struct Compared {
     pub found: Found,
-    quizzes: Vec<Quiz>,
+    asked: InWords,
     /// Sizes of the reference and of the first of the others.
     sizes: [Size; 2],
     /// Whether there is a gate, and whether all its limits are kept.
@@ -97,7 +98,9 @@ impl Wish<'_> {
     pub fn questions(&self, reference: &Checkpoint) -> anyhow::Result<Questions> {
         let asked = self.asked.with_those_of(self.gate);
         self.gate.check_names(&asked.names())?;
-        let about_facts = |name: &str| name == "facts" || name.starts_with("facts.") || name.starts_with("facts_open");
+        let about_facts = |name: &str| {
+            name.split('.').next().is_some_and(|task| [FactSet::BY_HEART, FactSet::OPEN_BOOK].contains(&task))
+        };
         if let Some(limit) = self.gate.limits.iter().find(|limit| about_facts(&limit.name) && asked.facts.is_none()) {
             let what = format!("`{limit}` is about facts, and none are asked");
             return Err(Usage { what, hint: Some("give them with `--facts FILE`".into()) }.into());
@@ -111,17 +114,15 @@ impl Wish<'_> {
             None => None,
             Some(text) => Some(windows(text, reference, self.cut)?),
         };
-        let quizzes = asked.quizzes(most)?;
-        if self.speed || quizzes.iter().any(|quiz| quiz.writes()) {
+        let in_words = asked.in_words(most)?;
+        if self.speed || in_words.writes() {
             machine::resident(self.machine, reference)?;
         }
         Ok(Questions {
             layers: windows.is_some(),
             representations: windows.is_some(),
             windows,
-            quizzes,
-            facts: asked.facts(most)?,
-            open_book: asked.open_book,
+            in_words,
             traces: asked::traces(self.traces, reference)?,
             pace: self.speed.then(Pace::default),
         })
@@ -134,7 +135,7 @@ impl Wish<'_> {
         if let (Some(text), Some(windows)) = (self.text, &questions.windows) {
             others.iter().try_for_each(|(_, other)| same_tokens(text, windows, other, self.cut))?;
         }
-        let length = questions.windows.as_ref().map_or(512, |windows| windows.length);
+        let length = questions.windows.as_ref().map_or(SHORT, |windows| windows.length);
         let mut budget = u64::MAX;
         for (_, other) in others {
             budget = budget.min(machine::budget(self.machine, &[before.1, other], length)?);
@@ -154,7 +155,7 @@ impl Wish<'_> {
         };
         Ok(Compared {
             found,
-            quizzes: questions.quizzes,
+            asked: questions.in_words,
             sizes: [before.1, others[0].1].map(|model| Size::of(model.model(), model.size_bytes())),
             kept,
             seconds: started.elapsed().as_secs_f64(),
@@ -212,9 +213,9 @@ impl Compared {
     /// Writes the answers of the reference and of each other model to tasks that are answered in writing.
     fn write_pairs(&self, path: &Path) -> anyhow::Result<()> {
         let mut lines = Vec::new();
-        for (k, quiz) in self.quizzes.iter().enumerate().filter(|(_, quiz)| quiz.writes()) {
-            let models: Vec<_> = self.found.report.models().zip(&self.found.papers).collect();
-            let answers = |n: usize| (models[n].0.name.as_str(), &models[n].1[k].answers[..]);
+        for (k, quiz) in self.asked.quizzes.iter().enumerate().filter(|(_, quiz)| quiz.writes()) {
+            let models: Vec<_> = self.found.report.models().zip(&self.found.told).collect();
+            let answers = |n: usize| (models[n].0.name.as_str(), &models[n].1.papers[k].answers[..]);
             for n in 1..models.len() {
                 write_judge_pairs(
                     &judge_pairs(&quiz.items, answers(0), answers(n)).map_err(brevity::eval::Error::from)?,

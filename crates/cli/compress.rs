@@ -43,7 +43,8 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
     };
     let compares = text.is_some() || !gate.limits.is_empty() || args.asked.anything();
     if compares {
-        // Whatever is wrong with texts, tasks and limits is better known now than after the work.
+        // Whatever is wrong with texts, tasks and limits is better known now than after the work. They are read again then, so
+        // that the work has all of the memory.
         wish.questions(&checkpoint)?;
     }
     let wanted = wanted(args).or(&recipe.calibration);

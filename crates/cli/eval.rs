@@ -1,24 +1,24 @@
 //! `brevity eval`: what a model scores on a text.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use brevity::compare::{FACTS, OPEN_FACTS};
-use brevity::eval::facts::{Fact, Knowledge, knowledge, recall};
+use brevity::compare::Named;
 use brevity::eval::{
-    AskOptions, Document, Entry, Evaluation, FromReference, MEASURES, Make, Measure, Observer, Options, Outcome,
-    PairMeasure, Paper, Protocol, Quiz, Recorder, Score, Size, TOP, TaskResult, Text, Windows, compare, evaluate,
-    harness_json, measures, pages,
+    Document, Entry, Evaluation, FromReference, MEASURES, Make, Options, Outcome, Protocol, Recorder, Score, Size, TOP,
+    Text, Windows, compare, evaluate, make, measures, pages,
 };
-use brevity::runtime::Compute;
 use brevity::{Checkpoint, Tokenizer};
 use serde_json::{Value, json};
 
+use crate::answers::Answers;
 use crate::args::{Eval, Windows as Cut};
-use crate::compare::{text_of, writable, write_whole};
+use crate::compare::{text_of, writable};
 use crate::failure::Usage;
 use crate::progress::Progress;
 use crate::{machine, print, table, units};
 
+/// Tokens that a question in words is taken to have at most where memory is limited.
+pub const SHORT: usize = 512;
 /// The longest window that is taken without being asked for.
 const USUAL_WINDOW: usize = 2048;
 
@@ -46,7 +46,10 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
     }
     let model = crate::open(&args.model, false)?;
     let most = if text.is_none() { args.windows.limit } else { None };
-    let (quizzes, facts) = (args.asked.quizzes(most)?, args.asked.facts(most)?);
+    let asked = args.asked.in_words(most)?;
+    if asked.writes() {
+        machine::resident(&args.machine, &model)?;
+    }
     let (outcome, windows) = match text {
         None => (Outcome { scores: Vec::new(), tokens: 0, seconds: 0.0 }, None),
         Some(text) => {
@@ -55,14 +58,18 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
         }
     };
     let compute = machine::compute(&args.machine, &model);
-    let answers = answers(args, &model, compute, &quizzes, &facts)?;
+    let options = Options { compute, budget_bytes: machine::budget(&args.machine, &[&model], SHORT)? };
+    let mut progress = Progress::new("asking", 1000);
+    let told = asked.put(&Named { name: &args.model, model: &model }, &options, &mut progress)?;
+    drop(progress);
+    let answers = Answers { asked: &asked, told };
     let outcome = Outcome {
-        tokens: outcome.tokens + answers.tokens,
-        seconds: outcome.seconds + answers.seconds,
+        tokens: outcome.tokens + answers.tokens(),
+        seconds: outcome.seconds + answers.told.seconds,
         scores: outcome.scores,
     };
     if let Some(path) = &args.log_samples {
-        log_samples(path, &quizzes, &answers.papers)?;
+        answers.log(path)?;
     }
 
     let report = Evaluation::new(&args.model, &Size::of(model.model(), model.size_bytes()), outcome);
@@ -88,14 +95,14 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
         print::line(&format!("{}\n", what_was_run(windows, machine::name(compute))))?;
         print::line(&table::table(&["measure", "value", "± error"], &[1, 2], report.scores.iter().map(cells)))?;
     }
-    if !answers.is_empty() {
+    if !asked.is_empty() {
         let rows = answers.rows();
         print::line(&format!(
             "\n{}",
             table::table(&["task", "items", "measure", "value", "± error"], &[1, 3, 4], rows)
         ))?;
     }
-    for paper in answers.papers.iter().filter(|paper| paper.cut > 0) {
+    for paper in answers.told.papers.iter().filter(|paper| paper.cut > 0) {
         let (cut, task) = (paper.cut, &paper.result.task);
         print::line(&format!("{cut} prompts of {task} were cut at the left to fit into the model's context"))?;
     }
@@ -116,14 +123,7 @@ fn on_text(args: &Eval, text: &str, model: &Checkpoint, against: &Against) -> an
         compute: machine::compute(&args.machine, model),
         budget_bytes: machine::budget(&args.machine, &models, windows.length)?,
     };
-    let mut single: Vec<Box<dyn Measure>> = Vec::new();
-    let mut pairs: Vec<Box<dyn PairMeasure>> = Vec::new();
-    for entry in asked {
-        match entry.make {
-            Make::One(make) => single.push(make()),
-            Make::Pair(make) => pairs.push(make()),
-        }
-    }
+    let (mut single, mut pairs) = make(asked);
     let vocabulary = model.model().vocabulary;
     if let Some(path) = &args.save_reference {
         single.push(Box::new(Recorder::create(path, &windows, vocabulary, TOP)?));
@@ -143,135 +143,6 @@ fn on_text(args: &Eval, text: &str, model: &Checkpoint, against: &Against) -> an
         }
     };
     Ok((outcome, windows))
-}
-
-/// What a model answered to tasks, and what it knows.
-#[derive(Default)]
-struct Answers {
-    papers: Vec<Paper>,
-    /// What it knows of facts, by the name of the way they were asked.
-    facts: Vec<(&'static str, Knowledge)>,
-    tokens: usize,
-    seconds: f64,
-}
-
-fn answers(
-    args: &Eval,
-    model: &Checkpoint,
-    compute: Compute,
-    quizzes: &[Quiz],
-    facts: &[Fact],
-) -> anyhow::Result<Answers> {
-    let mut found = Answers::default();
-    if quizzes.is_empty() && facts.is_empty() {
-        return Ok(found);
-    }
-    if quizzes.iter().any(Quiz::writes) {
-        machine::resident(&args.machine, model)?;
-    }
-    let budget_bytes = machine::budget(&args.machine, &[model], 512)?;
-    let options = AskOptions::within(&Options { compute, budget_bytes }, model.model().hidden);
-    let tokenizer = model.tokenizer()?;
-    let words = brevity::words(model, &tokenizer);
-    let chat = |said: &str| brevity::chat(model, said).map_err(|error| error.to_string());
-    let mut progress = Progress::new("asking", 1000);
-    for quiz in quizzes {
-        progress.part(&quiz.task.name);
-        let paper = quiz.put(model, &words, Some(&chat), &options, &mut progress)?;
-        found.tokens += paper.tokens;
-        found.seconds += paper.seconds;
-        found.papers.push(paper);
-    }
-    let opened: Vec<Fact> = facts.iter().filter(|_| args.asked.open_book).map(Fact::opened).collect();
-    for (name, facts) in [(FACTS, facts), (OPEN_FACTS, &opened)] {
-        progress.part(name);
-        let started = std::time::Instant::now();
-        let scores = recall(model, &words, facts, &options, &mut progress)?;
-        found.seconds += started.elapsed().as_secs_f64();
-        found.facts.extend(knowledge(facts, &scores).map(|known| (name, known)));
-    }
-    Ok(found)
-}
-
-impl Answers {
-    fn is_empty(&self) -> bool {
-        self.papers.is_empty() && self.facts.is_empty()
-    }
-
-    /// Results in the layout of lm-evaluation-harness; facts like a task.
-    fn json(&self) -> Value {
-        if self.is_empty() {
-            return json!({});
-        }
-        let results: Vec<TaskResult> = self.papers.iter().map(|paper| paper.result.clone()).collect();
-        let mut json = harness_json(&results);
-        json["modes"] = results.iter().map(|result| (result.task.clone(), json!(result.mode))).collect();
-        json["cut_prompts"] = self.papers.iter().map(|paper| (paper.result.task.clone(), json!(paper.cut))).collect();
-        json["task_seconds"] =
-            self.papers.iter().map(|paper| (paper.result.task.clone(), json!(paper.seconds))).collect();
-        for (name, facts) in &self.facts {
-            let all = &facts.all;
-            json["results"][name] = json!({
-                "alias": name, "acc,none": all.accuracy.value, "acc_stderr,none": all.accuracy.error,
-                "log_prob,none": all.log_prob.value, "log_prob_stderr,none": all.log_prob.error,
-                "reciprocal_rank,none": all.reciprocal_rank.value,
-                "reciprocal_rank_stderr,none": all.reciprocal_rank.error,
-            });
-            json["n-samples"][name] = json!({"original": all.facts, "effective": all.facts});
-            json[name] = json!(facts);
-        }
-        json
-    }
-
-    /// Rows of the table.
-    fn rows(&self) -> Vec<Vec<String>> {
-        let mut rows = Vec::new();
-        let mut put = |task: &str, items: usize, measure: &str, value: f64, error: Option<f64>| {
-            let error = error.map_or(String::new(), |error| format!("± {}", figure_of_task(measure, error)));
-            let first = rows.last().is_none_or(|row: &Vec<String>| row[0] != task);
-            let items = if first { items.to_string() } else { String::new() };
-            rows.push(vec![task.to_owned(), items, measure.to_owned(), figure_of_task(measure, value), error]);
-        };
-        for paper in &self.papers {
-            let result = &paper.result;
-            for score in &result.scores {
-                put(&result.task, result.effective, score.metric, score.value, score.error);
-            }
-            for part in &result.parts {
-                if let Some(score) = part.scores.first() {
-                    put(&format!("  {}", part.name), part.items, score.metric, score.value, score.error);
-                }
-            }
-        }
-        for (name, Knowledge { all, .. }) in &self.facts {
-            put(name, all.facts, "known", all.accuracy.value, all.accuracy.error);
-            put(name, all.facts, "log_prob", all.log_prob.value, all.log_prob.error);
-        }
-        rows
-    }
-}
-
-/// A figure of a task with fitting digits: percent for shares.
-fn figure_of_task(measure: &str, value: f64) -> String {
-    match measure {
-        "perplexity" | "words" | "log_prob" => format!("{value:.4}"),
-        _ => format!("{:.2} %", 100.0 * value),
-    }
-}
-
-/// Writes what was answered to each item, one JSON object a line.
-fn log_samples(path: &Path, quizzes: &[Quiz], papers: &[Paper]) -> anyhow::Result<()> {
-    let mut lines = String::new();
-    for (quiz, paper) in quizzes.iter().zip(papers) {
-        for (item, graded) in quiz.items.iter().zip(&paper.graded) {
-            let mut json = json!({ "task": quiz.task.name, "question": item.question() });
-            if let (Value::Object(json), Value::Object(graded)) = (&mut json, serde_json::to_value(graded)?) {
-                json.extend(graded);
-            }
-            lines += &format!("{json}\n");
-        }
-    }
-    write_whole(path, lines.as_bytes())
 }
 
 /// `20 windows of 2048 tokens of `wiki.test.raw`, f32 arithmetic`.

@@ -1,6 +1,7 @@
 //! The `brevity` command: one file per subcommand, each prints a table or JSON.
 #![deny(unsafe_code)]
 
+mod answers;
 mod args;
 mod asked;
 mod compare;

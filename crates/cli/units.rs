@@ -1,5 +1,7 @@
 //! Sizes and times as people write them.
 
+pub use brevity::eval::report::words::{bytes, count};
+
 /// Reads `8GiB`, `700MB`, `1.5g` or a plain number of bytes.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a size; write `8GiB`, `700MB` or a number of bytes");
@@ -19,28 +21,6 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     };
     let bytes = number * unit;
     if bytes.is_finite() && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wrong()) }
-}
-
-/// `271.4 MiB`.
-pub fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
-}
-
-/// `134.5 M`, for counts of parameters.
-pub fn count(count: u64) -> String {
-    match count {
-        0..1_000 => count.to_string(),
-        1_000..1_000_000 => format!("{:.1} k", count as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} M", count as f64 / 1e6),
-        _ => format!("{:.2} B", count as f64 / 1e9),
-    }
 }
 
 /// `4.2 s`, `3 min 12 s`, `2 h 5 min`.

@@ -16,6 +16,7 @@
 //! `examples/library.rs` loads `tiny`, quantizes one layer and generates text.
 #![forbid(unsafe_code)]
 
+pub mod asking;
 mod chat;
 pub mod compare;
 mod open;

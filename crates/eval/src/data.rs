@@ -215,7 +215,7 @@ impl Record {
 }
 
 /// The text of a file, without a byte order mark.
-fn text(path: &Path) -> Result<String, DataError> {
+pub(crate) fn text(path: &Path) -> Result<String, DataError> {
     let mut bytes = std::fs::read(path).map_err(|source| DataError::File { path: path.to_owned(), source })?;
     if bytes.starts_with(b"\xef\xbb\xbf") {
         bytes.drain(..3);

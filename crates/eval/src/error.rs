@@ -233,9 +233,9 @@ impl Error {
             Error::Trace { .. } => Some("the vectors are those of another model".into()),
             Error::BadLimit { .. } => Some("write a figure, a comparison and a bound: `kl_mean<=0.05`".into()),
             Error::Limit { name, known } => {
-                let distance = |known: &&String| strsim::damerau_levenshtein(name, known);
-                let near = known.iter().min_by_key(distance).filter(|known| distance(known) <= 1 + name.len() / 4);
-                let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
+                let names: Vec<&str> = known.iter().map(String::as_str).collect();
+                let near =
+                    crate::task::closest(name, &names).map_or(String::new(), |near| format!("did you mean `{near}`? "));
                 Some(format!("{near}there are {}", known.join(", ")))
             }
             Error::Percent { .. } => Some("write the bound as a number".into()),

@@ -11,11 +11,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data;
 use crate::error::Result;
 use crate::read;
 use crate::stats::{Estimate, mean_of};
 
-pub use changes::{BANDS, Change, FactChanges, Flips, changes};
+pub use changes::{BANDS, FactChanges, changes};
 pub use recall::recall;
 
 /// Something that a model may know.
@@ -53,9 +54,9 @@ impl Fact {
 /// lines (`prompt`, `answer`, `relation`, `choices`). Other fields are left alone.
 ///
 /// # Errors
-/// [`Error::File`](crate::Error::File), [`Error::Utf8`](crate::Error::Utf8), [`Error::Items`](crate::Error::Items).
+/// [`Error::Data`](crate::Error::Data) if the file cannot be read, [`Error::Items`](crate::Error::Items).
 pub fn read(path: &Path) -> Result<Vec<Fact>> {
-    parse(&read::text(path)?, path)
+    parse(&data::text(path)?, path)
 }
 
 /// The same from text at hand; the path only names it.
@@ -63,8 +64,7 @@ pub fn read(path: &Path) -> Result<Vec<Fact>> {
 /// # Errors
 /// [`Error::Items`](crate::Error::Items).
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Fact>> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.trim_start().starts_with('[') { read::json(text.as_bytes(), path) } else { read::json_lines(text, path) }
+    if text.trim_start().starts_with('[') { read::json(text, path) } else { read::json_lines(text, path) }
 }
 
 /// How well a model knows a fact.

@@ -84,7 +84,7 @@ pub use error::{Error, Result};
 pub use gate::{Compare, Gate, Limit, Outcome as LimitOutcome, Verdict};
 pub use harness::{Document, pages};
 pub use loss::Loss;
-pub use measure::{Entry, HiddenMeasure, MEASURES, Make, Measure, PairMeasure, Rows, measures};
+pub use measure::{Entry, Fresh, HiddenMeasure, MEASURES, Make, Measure, PairMeasure, Rows, make, measures};
 pub use memory::peak_rss_bytes;
 pub use perplexity::Perplexity;
 pub use quiz::{Chat, Paper, Quiz};

@@ -133,6 +133,21 @@ pub enum Make {
 pub const MEASURES: &[Entry] =
     &[crate::perplexity::ENTRY, crate::loss::ENTRY, crate::divergence::ENTRY, crate::agreement::ENTRY];
 
+/// Measures of one model, and of two, that have seen nothing.
+pub type Fresh = (Vec<Box<dyn Measure>>, Vec<Box<dyn PairMeasure>>);
+
+/// Fresh measures.
+pub fn make(entries: impl IntoIterator<Item = &'static Entry>) -> Fresh {
+    let (mut single, mut pairs) = (Vec::new(), Vec::new());
+    for entry in entries {
+        match entry.make {
+            Make::One(make) => single.push(make()),
+            Make::Pair(make) => pairs.push(make()),
+        }
+    }
+    (single, pairs)
+}
+
 /// The measures of these names; of all names if there are none.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Reading files of items: JSON arrays, JSON lines, tables.
+//! Items in text: JSON documents and JSON lines, with the line of what is wrong.
 
 use std::path::Path;
 
@@ -6,20 +6,9 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-/// The bytes of a file.
-pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::File { act: "read", path: path.to_owned(), source })
-}
-
-/// The text of a file.
-pub(crate) fn text(path: &Path) -> Result<String> {
-    String::from_utf8(bytes(path)?)
-        .map_err(|e| Error::Utf8 { path: path.to_owned(), byte: e.utf8_error().valid_up_to() })
-}
-
 /// A JSON document.
-pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|e| Error::Items {
+pub(crate) fn json<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| Error::Items {
         path: path.to_owned(),
         line: Some(e.line()),
         why: format!("cannot be read: {e}"),
@@ -49,7 +38,7 @@ mod tests {
         assert_eq!(json_lines::<u32>("1\n\n2\n", path).unwrap(), [1, 2]);
         let error = json_lines::<u32>("1\n\nx\n", path).unwrap_err();
         assert!(error.to_string().starts_with("`some/facts.jsonl`, line 3, cannot be read: "), "{error}");
-        let error = json::<u32>(b"[", path).unwrap_err();
+        let error = json::<u32>("[", path).unwrap_err();
         assert!(error.to_string().starts_with("`some/facts.jsonl`, line 1, cannot be read: "), "{error}");
     }
 }

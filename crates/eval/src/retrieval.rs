@@ -16,6 +16,7 @@ use brevity_kernels::matmul::{Dims, matmul_nt_f32};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::data;
 use crate::error::{Error, Result};
 use crate::read;
 use crate::stats::{Estimate, mean_of};
@@ -58,7 +59,7 @@ pub type Judgements = BTreeMap<String, HashMap<String, u32>>;
 /// # Errors
 /// [`Error::File`], [`Error::Utf8`], [`Error::Items`].
 pub fn read_corpus(path: &Path) -> Result<Vec<Passage>> {
-    read::json_lines(&read::text(path)?, path)
+    read::json_lines(&data::text(path)?, path)
 }
 
 /// Reads `queries.jsonl`.
@@ -66,7 +67,7 @@ pub fn read_corpus(path: &Path) -> Result<Vec<Passage>> {
 /// # Errors
 /// As [`read_corpus`].
 pub fn read_queries(path: &Path) -> Result<Vec<Query>> {
-    read::json_lines(&read::text(path)?, path)
+    read::json_lines(&data::text(path)?, path)
 }
 
 /// Reads `qrels/test.tsv`: query, document and relevance separated by tabs, below a line of titles.
@@ -74,7 +75,7 @@ pub fn read_queries(path: &Path) -> Result<Vec<Query>> {
 /// # Errors
 /// As [`read_corpus`].
 pub fn read_judgements(path: &Path) -> Result<Judgements> {
-    parse_judgements(&read::text(path)?, path)
+    parse_judgements(&data::text(path)?, path)
 }
 
 fn parse_judgements(text: &str, path: &Path) -> Result<Judgements> {

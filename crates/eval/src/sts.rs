@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use crate::data;
 use crate::error::{Error, Result};
-use crate::read;
 use crate::stats::spearman;
 
 /// Two sentences, and how similar people find them.
@@ -23,7 +23,7 @@ pub struct Pair {
 /// # Errors
 /// [`Error::File`], [`Error::Utf8`], [`Error::Items`].
 pub fn read(path: &Path) -> Result<Vec<Pair>> {
-    parse(&read::text(path)?, path)
+    parse(&data::text(path)?, path)
 }
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Pair>> {

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use error::closest;
 pub use error::{BadTask, TaskError};
 pub use grade::Graded;
 pub use items::{Gold, Item};

@@ -16,6 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data;
 use crate::error::Result;
 use crate::read;
 
@@ -82,9 +83,9 @@ impl Concept {
 /// left alone.
 ///
 /// # Errors
-/// [`Error::File`](crate::Error::File), [`Error::Items`](crate::Error::Items).
+/// [`Error::Data`](crate::Error::Data) if the file cannot be read, [`Error::Items`](crate::Error::Items).
 pub fn read(path: &Path) -> Result<Vec<Concept>> {
-    read::json(&read::bytes(path)?, path)
+    read::json(&data::text(path)?, path)
 }
 
 #[cfg(test)]
@@ -94,7 +95,7 @@ mod tests {
     #[test]
     fn concepts_of_the_benchmark_are_read() {
         let json =
-            br#"[{"Concept": "Poland", "Layer": 23, "Dim": 743, "QA": [" What?\n"], "wikipedia_content": "Poland"}]"#;
+            r#"[{"Concept": "Poland", "Layer": 23, "Dim": 743, "QA": [" What?\n"], "wikipedia_content": "Poland"}]"#;
         let concepts: Vec<Concept> = read::json(json, Path::new("c.json")).unwrap();
         let trace = concepts[0].trace();
         assert_eq!((trace.concept.as_deref(), trace.block, trace.channel), (Some("Poland"), 23, 743));

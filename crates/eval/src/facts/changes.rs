@@ -5,38 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Fact, FactScore, Knowledge, knowledge};
-use crate::stats::{Bootstrap, Interval, McNemar, mcnemar};
+use crate::report::{self, Tally};
+use crate::stats::{Bootstrap, Interval, mcnemar};
 
 /// Where bands of confidence end: probabilities of the answer before.
 pub const BANDS: [f64; 3] = [0.1, 0.5, 0.9];
-
-/// A fact that one model knows and the other does not.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Change {
-    /// What stands in front of the answer.
-    pub prompt: String,
-    /// The answer.
-    pub answer: String,
-    /// What kind of fact it is.
-    pub relation: String,
-    /// Rank of the answer before and after.
-    pub ranks: [usize; 2],
-    /// Probability of the answer before and after.
-    pub probabilities: [f64; 2],
-}
-
-/// How many facts were known before and after, lost and gained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flips {
-    /// All facts.
-    pub facts: usize,
-    /// Known before.
-    pub known: usize,
-    /// Known before, not after.
-    pub lost: usize,
-    /// Known after, not before.
-    pub gained: usize,
-}
 
 /// What became of facts from one model to another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,16 +22,9 @@ pub struct FactChanges {
     pub accuracy_change: Option<Interval>,
     /// The change of the mean log-probability of the answers, in nats.
     pub log_prob_change: Option<Interval>,
-    /// Whether as many were gained as lost.
-    pub test: McNemar,
-    /// Facts that were lost, those of highest probability before first.
-    pub lost: Vec<Change>,
-    /// Facts that were gained, those of highest probability after first.
-    pub gained: Vec<Change>,
-    /// Counts of each relation.
-    pub relations: BTreeMap<String, Flips>,
-    /// Counts by the probability before: up to the first of [`BANDS`], between it and the next, and so on.
-    pub bands: Vec<Flips>,
+    /// Counts, altogether, by relation and by the probability before ([`BANDS`]); facts lost, those of highest probability
+    /// before first; facts gained, those of highest probability after first; McNemar's test.
+    pub facts: report::Facts,
 }
 
 /// Compares what two models know of the same facts. `None` if there are none.
@@ -71,16 +37,18 @@ pub fn changes(
     after: &[FactScore],
     intervals: &Bootstrap,
 ) -> Option<FactChanges> {
-    let (mut relations, mut bands) = (BTreeMap::<String, Flips>::new(), vec![Flips::default(); BANDS.len() + 1]);
-    let (mut lost, mut gained) = (Vec::new(), Vec::new());
     let (known_before, known_after) = (knowledge(facts, before)?, knowledge(facts, after)?);
+    let (mut all, mut relations) = (tally("all"), BTreeMap::<&str, Tally>::new());
+    let mut bands: Vec<Tally> = (0..=BANDS.len()).map(|n| tally(&band(n))).collect();
+    let (mut lost, mut gained) = (Vec::new(), Vec::new());
     for ((fact, before), after) in facts.iter().zip(before).zip(after) {
-        let band = BANDS.partition_point(|&end| end <= before.probability());
-        for flips in [&mut bands[band], relations.entry(fact.relation.clone()).or_default()] {
-            flips.facts += 1;
-            flips.known += usize::from(before.is_known());
-            flips.lost += usize::from(before.is_known() && !after.is_known());
-            flips.gained += usize::from(!before.is_known() && after.is_known());
+        let at = BANDS.partition_point(|&end| end <= before.probability());
+        let relation = relations.entry(&fact.relation).or_insert_with(|| tally(&fact.relation));
+        for tally in [&mut all, &mut bands[at], relation] {
+            tally.asked += 1;
+            tally.known += u64::from(before.is_known());
+            tally.lost += u64::from(before.is_known() && !after.is_known());
+            tally.gained += u64::from(!before.is_known() && after.is_known());
         }
         match (before.is_known(), after.is_known()) {
             (true, false) => lost.push(change(fact, before, after)),
@@ -88,8 +56,11 @@ pub fn changes(
             _ => {}
         }
     }
-    lost.sort_by(|a, b| b.probabilities[0].total_cmp(&a.probabilities[0]));
-    gained.sort_by(|a, b| b.probabilities[1].total_cmp(&a.probabilities[1]));
+    let surest_first = |list: &mut Vec<report::Fact>, of: fn(&report::Fact) -> Option<f64>| {
+        list.sort_by(|a, b| of(b).unwrap_or(0.0).total_cmp(&of(a).unwrap_or(0.0)));
+    };
+    surest_first(&mut lost, |fact| fact.probability_before);
+    surest_first(&mut gained, |fact| fact.probability_after);
     let interval = |f: fn(&FactScore) -> f64| {
         let values = |scores: &[FactScore]| scores.iter().map(f).collect::<Vec<_>>();
         intervals.difference(&values(before), &values(after))
@@ -99,21 +70,40 @@ pub fn changes(
         after: known_after,
         accuracy_change: interval(|score| f64::from(u8::from(score.is_known()))),
         log_prob_change: interval(|score| score.log_prob),
-        test: mcnemar(lost.len() as u64, gained.len() as u64),
-        lost,
-        gained,
-        relations,
-        bands,
+        facts: report::Facts {
+            p: Some(mcnemar(all.lost, all.gained).p),
+            all,
+            relations: relations.into_values().collect(),
+            bands,
+            lost,
+            gained,
+        },
     })
 }
 
-fn change(fact: &Fact, before: &FactScore, after: &FactScore) -> Change {
-    Change {
+fn tally(name: &str) -> Tally {
+    Tally { name: name.to_owned(), ..Tally::default() }
+}
+
+/// The name of a band of confidence.
+fn band(n: usize) -> String {
+    match (n.checked_sub(1).map(|n| BANDS[n]), BANDS.get(n)) {
+        (None, Some(end)) => format!("below {end}"),
+        (Some(start), Some(end)) => format!("{start} to {end}"),
+        (Some(start), None) => format!("{start} and more"),
+        (None, None) => "any".to_owned(),
+    }
+}
+
+fn change(fact: &Fact, before: &FactScore, after: &FactScore) -> report::Fact {
+    report::Fact {
         prompt: fact.prompt.clone(),
         answer: fact.answer.clone(),
         relation: fact.relation.clone(),
-        ranks: [before.rank, after.rank],
-        probabilities: [before.probability(), after.probability()],
+        rank_before: Some(before.rank as u64),
+        rank_after: Some(after.rank as u64),
+        probability_before: Some(before.probability()),
+        probability_after: Some(after.probability()),
     }
 }
 
@@ -128,23 +118,27 @@ mod tests {
         let before = [score(1, 0.95), score(1, 0.4), score(1, 0.6), score(3, 0.05), score(2, 0.3)];
         let after = [score(1, 0.9), score(2, 0.2), score(5, 0.1), score(1, 0.5), score(2, 0.2)];
         let found = changes(&facts, &before, &after, &Bootstrap::default()).unwrap();
-        let prompts = |list: &[Change]| list.iter().map(|change| change.prompt.clone()).collect::<Vec<_>>();
-        assert_eq!((prompts(&found.lost), prompts(&found.gained)), (vec!["c".into(), "b".into()], vec!["d".into()]));
-        assert_eq!(found.lost[0].ranks, [1, 5]);
-        assert_eq!((found.test.lost, found.test.gained, found.test.p), (2, 1, 1.0));
-        assert_eq!(found.relations["y"], Flips { facts: 3, known: 1, lost: 1, gained: 1 });
-        let bands: Vec<[usize; 4]> = found.bands.iter().map(|b| [b.facts, b.known, b.lost, b.gained]).collect();
+        let prompts = |list: &[report::Fact]| list.iter().map(|fact| fact.prompt.clone()).collect::<Vec<_>>();
+        let lists = (prompts(&found.facts.lost), prompts(&found.facts.gained));
+        assert_eq!(lists, (vec!["c".into(), "b".into()], vec!["d".into()]));
+        assert_eq!([found.facts.lost[0].rank_before, found.facts.lost[0].rank_after], [Some(1), Some(5)]);
+        let all = &found.facts.all;
+        assert_eq!((all.lost, all.gained, found.facts.p), (2, 1, Some(1.0)));
+        let counts = |t: &Tally| [t.asked, t.known, t.lost, t.gained];
+        assert_eq!((found.facts.relations[1].name.as_str(), counts(&found.facts.relations[1])), ("y", [3, 1, 1, 1]));
+        let bands: Vec<[u64; 4]> = found.facts.bands.iter().map(counts).collect();
         assert_eq!(bands, [[1, 0, 0, 1], [2, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0]]);
+        assert_eq!(found.facts.bands[1].name, "0.1 to 0.5");
         assert!((found.accuracy_change.unwrap().value + 0.2).abs() < 1e-12);
         let json = serde_json::to_value(&found).unwrap();
-        assert_eq!((&json["test"]["lost"], &json["lost"][0]["answer"]), (&2.into(), &"yes".into()));
+        assert_eq!((&json["facts"]["all"]["lost"], &json["facts"]["lost"][0]["answer"]), (&2.into(), &"yes".into()));
     }
 
     #[test]
     fn the_same_model_loses_nothing() {
         let (facts, scores) = ([fact("a", "x"), fact("b", "x")], [score(1, 0.9), score(7, 0.01)]);
         let found = changes(&facts, &scores, &scores, &Bootstrap::default()).unwrap();
-        assert!(found.lost.is_empty() && found.gained.is_empty());
+        assert!(found.facts.lost.is_empty() && found.facts.gained.is_empty());
         let change = found.log_prob_change.unwrap();
         assert_eq!((change.value, change.low, change.high), (0.0, 0.0, 0.0));
     }

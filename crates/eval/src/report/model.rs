@@ -225,7 +225,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// A score of two models on a text, with the interval of 95 % that its standard error means: the value and 1.96 errors
+    /// A score of two models on a text, with its own interval, or else the one of 95 % that its standard error means: the value and 1.96 errors
     /// to both sides, for ratios on the logarithm, and nowhere beyond what a distance or a share can be.
     pub fn of(score: &Score, n: Option<u64>) -> Difference {
         const Z: f64 = 1.959964;
@@ -243,7 +243,7 @@ impl Difference {
             on: On::Text(score.text.clone()),
             kind,
             value,
-            interval: interval.filter(|ends| ends.iter().all(|end| end.is_finite())),
+            interval: score.interval.or(interval).filter(|ends| ends.iter().all(|end| end.is_finite())),
             p: None,
             n,
             unit: known.map_or(Unit::Number, |known| known.unit),

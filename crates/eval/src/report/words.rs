@@ -37,9 +37,13 @@ pub fn limits(other: &Compressed) -> Option<(bool, String)> {
     }
 }
 
-/// How a score differs from the reference's: its own difference, for a perplexity the ratio.
+/// How a score differs from the reference's: its own difference; for a perplexity and its logarithm what was measured of pairs.
 pub fn change_of<'a>(other: &'a Compressed, score: &Measured) -> Option<&'a Difference> {
-    let name = if score.name == "perplexity" { "perplexity_ratio" } else { &score.name };
+    let name = match score.name.as_str() {
+        "perplexity" => "perplexity_ratio",
+        "nll" => "nll_change",
+        own => own,
+    };
     other.differences.iter().find(|d| d.name == name && d.on == score.on)
 }
 

@@ -123,7 +123,7 @@ pub(super) fn nearest(name: &str, known: &[&str], what: &str) -> String {
     }
 }
 
-fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let distance = |candidate: &str| strsim::damerau_levenshtein(name, candidate);
     let near = |known: &str| distance(known) <= 1.max(name.len().max(known.len()) / 3) && distance(known) < name.len();
     let close = known.iter().filter(|known| near(known));
