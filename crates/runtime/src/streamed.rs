@@ -68,9 +68,10 @@ pub fn run_lockstep(
     let forward = Forward::new(options.compute);
     let prepare = Prepare::new(options.compute);
     let inputs: Vec<Vec<u32>> = windows.iter().map(|ids| ids[..ran(ids, options)].to_vec()).collect();
-    let mut work = Work::new(models, inputs.iter().map(Vec::len).sum(), watch);
+    let lengths: Vec<usize> = inputs.iter().map(Vec::len).collect();
+    let mut work = Work::new(models, lengths.iter().sum(), watch);
     let width: usize = models.iter().map(|stages| stages.model().hidden).sum();
-    for batch in passes(&inputs, 4 * width as u64, options.budget_bytes) {
+    for batch in passes(&lengths, 4 * width as u64, options.budget_bytes) {
         let now = &inputs[batch.clone()];
         let mut runs: Vec<Run<'_>> =
             models.iter().map(|&stages| Run::new(&forward, stages, now, batch.start)).collect();
@@ -181,25 +182,51 @@ fn show(ends: &[End<'_>], window: usize, at: usize, ids: &[u32], first: usize, v
     Ok(())
 }
 
-/// A head, and what stands in front of it.
+/// A model behind its last block, and what stands in front of its head.
 struct End<'a> {
     stream: Stream<'a>,
     /// None in a model without a head, which only hidden states are wanted of.
-    head: Option<Head<Applied>>,
-    table: Option<Applied>,
+    ready: Option<Ready>,
     vocabulary: usize,
     cost: f64,
 }
 
 impl<'a> End<'a> {
-    /// Behind the last block. The output table is made ready only if logits are wanted.
+    /// The output table is made ready only if logits are wanted.
     fn new(prepare: &Prepare, run: Run<'a>, logits: bool) -> Result<Self> {
-        let (stages, model) = (run.model, run.model.model());
-        let is_head = |stage: &Stage<Source>| matches!(stage, Stage::Head(_));
-        let mut end = End { stream: run.stream, head: None, table: None, vocabulary: model.vocabulary, cost: 0.0 };
-        let Some(at) = model.stages.iter().position(is_head) else {
-            return if logits { Err(Error::Missing { what: "head" }) } else { Ok(end) };
-        };
+        let ready = Ready::load(prepare, run.model, logits)?;
+        if logits && ready.is_none() {
+            return Err(Error::Missing { what: "head" });
+        }
+        let cost = ready.as_ref().map_or(0.0, |ready| ready.cost);
+        Ok(End { stream: run.stream, ready, vocabulary: run.model.model().vocabulary, cost })
+    }
+
+    /// Hidden states of a window behind the last norm, `[1, tokens, hidden]`.
+    fn hidden(&self, at: usize) -> Result<Tensor> {
+        self.stream.normed(at, self.ready.as_ref().map_or(&None, |ready| &ready.head.norm))
+    }
+
+    fn logits(&self, at: usize, rows: Range<usize>) -> Result<Tensor> {
+        let ready = self.ready.as_ref().ok_or(Error::Missing { what: "head" })?;
+        self.stream.logits(at, rows, &ready.head, ready.table.as_ref())
+    }
+}
+
+/// A head that is ready to be applied.
+pub(crate) struct Ready {
+    pub head: Head<Applied>,
+    /// The token table as an output table, if the head has none of its own.
+    pub table: Option<Applied>,
+    /// Parameters that a token is multiplied with.
+    pub cost: f64,
+}
+
+impl Ready {
+    /// The head of a model, if it has one; without its output table unless logits are wanted.
+    pub(crate) fn load(prepare: &Prepare, stages: &dyn Stages, logits: bool) -> Result<Option<Ready>> {
+        let model = stages.model();
+        let Some(at) = model.stages.iter().position(|stage| matches!(stage, Stage::Head(_))) else { return Ok(None) };
         let mut loaded = load(stages, at)?;
         if let Stage::Head(head) = &mut loaded
             && !logits
@@ -210,23 +237,13 @@ impl<'a> End<'a> {
             return Err(Error::Missing { what: "head" });
         };
         stages.release(at);
-        end.cost = cost(model, at);
+        let mut cost = cost(model, at);
+        let mut table = None;
         if logits && head.out.is_none() {
-            end.table = Some(tied(prepare, stages)?);
-            end.cost += (model.hidden * model.vocabulary) as f64;
+            table = Some(tied(prepare, stages)?);
+            cost += (model.hidden * model.vocabulary) as f64;
         }
-        end.head = Some(head);
-        Ok(end)
-    }
-
-    /// Hidden states of a window behind the last norm, `[1, tokens, hidden]`.
-    fn hidden(&self, at: usize) -> Result<Tensor> {
-        self.stream.normed(at, self.head.as_ref().map_or(&None, |head| &head.norm))
-    }
-
-    fn logits(&self, at: usize, rows: Range<usize>) -> Result<Tensor> {
-        let head = self.head.as_ref().ok_or(Error::Missing { what: "head" })?;
-        self.stream.logits(at, rows, head, self.table.as_ref())
+        Ok(Some(Ready { head, table, cost }))
     }
 }
 
@@ -261,21 +278,21 @@ pub(crate) fn cost(model: &Model<Source>, n: usize) -> f64 {
     }
 }
 
-/// Cuts windows into runs whose hidden states fit into a budget; each holds at least one window.
-fn passes(windows: &[Vec<u32>], bytes_per_token: u64, budget: u64) -> Vec<Range<usize>> {
+/// Cuts inputs of some lengths into runs whose hidden states fit into a budget; each holds at least one input.
+pub(crate) fn passes(lengths: &[usize], bytes_per_token: u64, budget: u64) -> Vec<Range<usize>> {
     let mut passes = Vec::new();
     let mut start = 0;
     let mut held = 0;
-    for (n, window) in windows.iter().enumerate() {
-        let bytes = window.len() as u64 * bytes_per_token;
+    for (n, &tokens) in lengths.iter().enumerate() {
+        let bytes = tokens as u64 * bytes_per_token;
         if n > start && held + bytes > budget {
             passes.push(start..n);
             (start, held) = (n, 0);
         }
         held += bytes;
     }
-    if start < windows.len() {
-        passes.push(start..windows.len());
+    if start < lengths.len() {
+        passes.push(start..lengths.len());
     }
     passes
 }
@@ -310,7 +327,7 @@ mod tests {
 
     #[test]
     fn windows_are_cut_into_passes_that_fit_the_budget() {
-        let windows = vec![vec![0; 10], vec![0; 10], vec![0; 30], vec![0; 5]];
+        let windows = [10, 10, 30, 5];
         // 2 bytes a token: 20, 20, 60 and 10 bytes.
         assert_eq!(passes(&windows, 2, 1000), [0..4]);
         assert_eq!(passes(&windows, 2, 45), [0..2, 2..3, 3..4]);

@@ -16,7 +16,7 @@ use crate::look::Watch;
 use crate::prepare::Prepare;
 use crate::read;
 use crate::stream::{check_finite, check_ids};
-use crate::streamed::{Work, cost, load, places, tied};
+use crate::streamed::{Ready, Work, cost, load, passes, places};
 
 /// Bytes of logits that are made at once.
 const LOGITS_BYTES: usize = 32 << 20;
@@ -102,9 +102,10 @@ pub fn weigh(
     let bundles = bundles(sequences, options.rows);
     let forward = Forward::new(options.compute);
     let prepare = Prepare::new(options.compute);
-    let rows: usize = bundles.iter().map(|bundle| bundle.layout.len()).sum();
-    let mut work = Work::new(&[stages], rows, watch);
-    for pass in passes(&bundles, 4 * model.hidden as u64, options.budget_bytes) {
+    let rows: Vec<usize> = bundles.iter().map(|bundle| bundle.layout.len()).collect();
+    let mut work = Work::new(&[stages], rows.iter().sum(), watch);
+    for pass in passes(&rows, 4 * model.hidden as u64, options.budget_bytes) {
+        let pass = &bundles[pass];
         let mut hidden: Vec<Option<Tensor>> = vec![None; pass.len()];
         for (n, place) in places(model) {
             if matches!(model.stages[n], Stage::Head(_)) {
@@ -119,10 +120,10 @@ pub fn weigh(
                 work.done(place, cost(model, n) * bundle.layout.len() as f64)?;
             }
         }
-        let head = Ending::new(&prepare, stages)?;
+        let head = Ready::load(&prepare, stages, true)?.ok_or(Error::Missing { what: "head" })?;
         for (bundle, x) in pass.iter().zip(hidden) {
             let x = x.ok_or(Error::Missing { what: "embedding" })?.get(0)?;
-            head.show(&forward, bundle, &x, sequences, visit)?;
+            show(&forward, &head, model.vocabulary, bundle, &x, sequences, visit)?;
             work.done(Place::Head, head.cost * bundle.layout.len() as f64)?;
         }
     }
@@ -148,23 +149,6 @@ fn bundles(sequences: &[Sequence], rows: usize) -> Vec<Part> {
     runs(&run, rows).into_iter().map(part).collect()
 }
 
-/// Cuts bundles into passes whose hidden states fit into a budget; each holds at least one bundle.
-fn passes(bundles: &[Part], bytes_per_row: u64, budget: u64) -> Vec<&[Part]> {
-    let mut passes = Vec::new();
-    let (mut start, mut held) = (0, 0);
-    for (n, bundle) in bundles.iter().enumerate() {
-        let bytes = bundle.layout.len() as u64 * bytes_per_row;
-        if n > start && held + bytes > budget {
-            passes.push(&bundles[start..n]);
-            (start, held) = (n, 0);
-        }
-        held += bytes;
-    }
-    passes.push(&bundles[start..]);
-    passes.retain(|pass| !pass.is_empty());
-    passes
-}
-
 fn through(forward: &Forward, stage: &Stage<Applied>, x: Option<&Tensor>, part: &Part) -> Result<Tensor> {
     match (stage, x) {
         (Stage::Embed(embed), _) => forward.embed_bundle(embed, &part.layout),
@@ -186,64 +170,42 @@ fn blame(x: &Tensor, place: Place, part: &Part) -> Error {
     Error::NonFinite { place, window: part.sequences[at], count }
 }
 
-/// A head, ready to predict.
-struct Ending {
-    head: brevity_model::Head<Applied>,
-    table: Option<Applied>,
+/// Makes the logits of the rows that predict something, each once, and shows them.
+fn show(
+    forward: &Forward,
+    ready: &Ready,
     vocabulary: usize,
-    cost: f64,
-}
-
-impl Ending {
-    fn new(prepare: &Prepare, stages: &dyn Stages) -> Result<Self> {
-        let model = stages.model();
-        let at = model.stages.iter().position(|stage| matches!(stage, Stage::Head(_)));
-        let at = at.ok_or(Error::Missing { what: "head" })?;
-        let Stage::Head(head) = prepare.stage_owned(load(stages, at)?).map_err(|e| e.at(Place::Head))? else {
-            return Err(Error::Missing { what: "head" });
-        };
-        stages.release(at);
-        let table = if head.out.is_none() { Some(tied(prepare, stages)?) } else { None };
-        let cost = cost(model, at) + table.as_ref().map_or(0.0, |_| (model.hidden * model.vocabulary) as f64);
-        Ok(Ending { head, table, vocabulary: model.vocabulary, cost })
-    }
-
-    /// Makes the logits of the rows that predict something, each once, and shows them.
-    fn show(
-        &self,
-        forward: &Forward,
-        part: &Part,
-        x: &Tensor,
-        sequences: &[Sequence],
-        visit: &mut dyn FnMut(Prediction<'_>),
-    ) -> Result<()> {
-        // row -> who asks for it: sequence, and position of its target
-        let mut wanted: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
-        for (n, &sequence) in part.sequences.iter().enumerate() {
-            for (position, row) in part.layout.rows(n).enumerate().skip(sequences[sequence].from - 1) {
-                wanted.entry(row).or_default().push((sequence, position + 1));
-            }
+    part: &Part,
+    x: &Tensor,
+    sequences: &[Sequence],
+    visit: &mut dyn FnMut(Prediction<'_>),
+) -> Result<()> {
+    // row -> who asks for it: sequence, and position of its target
+    let mut wanted: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
+    for (n, &sequence) in part.sequences.iter().enumerate() {
+        for (position, row) in part.layout.rows(n).enumerate().skip(sequences[sequence].from - 1) {
+            wanted.entry(row).or_default().push((sequence, position + 1));
         }
-        let wanted: Vec<(usize, Vec<(usize, usize)>)> = wanted.into_iter().collect();
-        let chunk = (LOGITS_BYTES / (4 * self.vocabulary.max(1))).max(1);
-        for some in wanted.chunks(chunk) {
-            let rows: Vec<u32> = some.iter().map(|(row, _)| *row as u32).collect();
-            let x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
-            let logits = forward.head(&self.head, self.table.as_ref(), &x).map_err(|e| e.at(Place::Head))?;
-            check_finite(&logits, Place::Head, some[0].1[0].0)?;
-            read::values(&logits, |logits| {
-                let mut best = vec![0; some.len()];
-                argmax(logits, self.vocabulary, &mut best);
-                let sums: Vec<f64> = logits.par_chunks(self.vocabulary).map(log_sum_exp).collect();
-                for (n, (_, asked)) in some.iter().enumerate() {
-                    let logits = &logits[n * self.vocabulary..][..self.vocabulary];
-                    for &(sequence, position) in asked {
-                        let target = sequences[sequence].ids[position];
-                        visit(Prediction { sequence, position, target, logits, log_sum: sums[n], best: best[n] });
-                    }
+    }
+    let wanted: Vec<(usize, Vec<(usize, usize)>)> = wanted.into_iter().collect();
+    let chunk = (LOGITS_BYTES / (4 * vocabulary.max(1))).max(1);
+    for some in wanted.chunks(chunk) {
+        let rows: Vec<u32> = some.iter().map(|(row, _)| *row as u32).collect();
+        let x = x.index_select(&Tensor::new(rows, x.device())?, 0)?;
+        let logits = forward.head(&ready.head, ready.table.as_ref(), &x).map_err(|e| e.at(Place::Head))?;
+        check_finite(&logits, Place::Head, some[0].1[0].0)?;
+        read::values(&logits, |logits| {
+            let mut best = vec![0; some.len()];
+            argmax(logits, vocabulary, &mut best);
+            let sums: Vec<f64> = logits.par_chunks(vocabulary).map(log_sum_exp).collect();
+            for (n, (_, asked)) in some.iter().enumerate() {
+                let logits = &logits[n * vocabulary..][..vocabulary];
+                for &(sequence, position) in asked {
+                    let target = sequences[sequence].ids[position];
+                    visit(Prediction { sequence, position, target, logits, log_sum: sums[n], best: best[n] });
                 }
-            })?;
-        }
-        Ok(())
+            }
+        })?;
     }
+    Ok(())
 }
