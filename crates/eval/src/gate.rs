@@ -117,8 +117,7 @@ impl Gate {
     /// As [`Gate::check_names`], with what the report holds among what there is.
     pub fn judge(&self, report: &Report, tasks: &[&str]) -> Result<Vec<Verdict>> {
         self.limits.iter().try_for_each(|limit| find::check(limit, Some(report), tasks))?;
-        let verdicts = |other| self.limits.iter().flat_map(move |limit| limit.judge(report, other));
-        Ok(report.others.iter().flat_map(verdicts).collect())
+        Ok(report.others.iter().flat_map(|other| self.of(report, other)).collect())
     }
 
     /// Judges as [`Gate::judge`], writes what came of it into the report, and says whether all limits are kept.
@@ -128,10 +127,14 @@ impl Gate {
     pub fn apply(&self, report: &mut Report, tasks: &[&str]) -> Result<bool> {
         self.limits.iter().try_for_each(|limit| find::check(limit, Some(report), tasks))?;
         for n in 0..report.others.len() {
-            let verdicts = self.limits.iter().flat_map(|limit| limit.judge(report, &report.others[n])).collect();
-            report.others[n].gate = verdicts;
+            report.others[n].gate = self.of(report, &report.others[n]);
         }
         Ok(report.others.iter().flat_map(|other| &other.gate).all(Verdict::is_kept))
+    }
+
+    /// What becomes of all limits on one model.
+    fn of(&self, report: &Report, other: &Compressed) -> Vec<Verdict> {
+        self.limits.iter().flat_map(|limit| limit.judge(report, other)).collect()
     }
 }
 
