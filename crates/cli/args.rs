@@ -162,7 +162,7 @@ pub struct Compare {
     /// The models after, one or more; with several, the frontier of quality against size is told.
     #[arg(required = true, value_hint = ValueHint::AnyPath)]
     pub after: Vec<String>,
-    /// The text; `none` for none. Default: `heldout`, unless tasks or facts are asked for.
+    /// The text; `none` for none. Default: `heldout`, unless tasks or facts are asked for and no limit is about a text.
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub text: Option<String>,
     #[command(flatten)]
