@@ -149,7 +149,7 @@ const LIVE: [&str; 9] = ["stage", "layers", "bits", "zeros", "error", "worst", "
 /// The row of a stage: means over its layers, the largest error and its layer. Errors are those of what layers return
 /// where samples were looked at, else those of their weights.
 fn live_row(rows: &[SiteReport]) -> Option<[String; 9]> {
-    let error = |row: &SiteReport| row.data_error.unwrap_or(row.relative_error);
+    let error = |row: &SiteReport| row.data_error.or(row.relative_error).unwrap_or(0.0);
     let worst = rows.iter().max_by(|a, b| error(a).total_cmp(&error(b)))?;
     let mean = |of: &dyn Fn(&SiteReport) -> f64| rows.iter().map(of).sum::<f64>() / rows.len() as f64;
     let damps: Vec<f64> = rows.iter().filter_map(|row| row.figures.get("damp").copied()).collect();
@@ -324,13 +324,15 @@ fn summary(plan: &Plan, report: &Report, out: &Path) -> String {
         let mean = data.iter().sum::<f64>() / data.len() as f64;
         lines.push(format!("error of what layers return {mean:.4} on average, on these samples"));
     }
-    if let Some(worst) = report.sites.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error)) {
-        let mean = report.sites.iter().map(|row| row.relative_error).sum::<f64>() / report.sites.len() as f64;
+    let known: Vec<(&SiteReport, f64)> =
+        report.sites.iter().filter_map(|row| Some((row, row.relative_error?))).collect();
+    if let Some((worst, most)) = known.iter().max_by(|a, b| a.1.total_cmp(&b.1)) {
+        let mean = known.iter().map(|(_, error)| error).sum::<f64>() / known.len() as f64;
         lines.push(format!(
             "{} layers rewritten, relative error {:.4} on average, {:.4} at worst (`{}`)",
-            report.sites.len(),
+            known.len(),
             mean,
-            worst.relative_error,
+            most,
             worst.site
         ));
     }

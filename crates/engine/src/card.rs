@@ -162,11 +162,11 @@ fn layers(sites: &[SiteReport]) -> String {
     const SHOWN: usize = 40;
     for key in order.iter().take(SHOWN) {
         let group = &groups[key];
+        let error = |site: &SiteReport| site.relative_error.unwrap_or(0.0);
         let weights = |site: &SiteReport| (site.shape[0] * site.shape[1]) as f64;
         let all: f64 = group.iter().map(|site| weights(site)).sum::<f64>().max(1.0);
         let mean = |f: &dyn Fn(&SiteReport) -> f64| group.iter().map(|site| f(site) * weights(site)).sum::<f64>() / all;
-        let worst =
-            group.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error)).expect("no group is empty");
+        let worst = group.iter().max_by(|a, b| error(a).total_cmp(&error(b))).expect("no group is empty");
         table += &format!(
             "| {} | {} | {} | {:.3} | {:.1} % | {:.4} ({:.4} at `{}`) |\n",
             key.0,
@@ -174,8 +174,8 @@ fn layers(sites: &[SiteReport]) -> String {
             key.1,
             mean(&|site| site.bits),
             100.0 * mean(&|site| site.sparsity),
-            mean(&|site| site.relative_error),
-            worst.relative_error,
+            mean(&|site| error(site)),
+            error(worst),
             worst.site,
         );
     }
@@ -232,7 +232,7 @@ mod tests {
             shape: [8, 16],
             bits: 4.25,
             sparsity: 0.0,
-            relative_error: error,
+            relative_error: Some(error),
             data_error: None,
             figures: Default::default(),
             notes: Vec::new(),
@@ -255,6 +255,7 @@ mod tests {
             bits_per_touched_weight: 4.25,
             inputs: Vec::new(),
             sites: vec![site("blocks.0.attn.q", 0.1), site("blocks.1.attn.q", 0.2), site("embed.tokens", 0.05)],
+            heads: BTreeMap::new(),
             card: Map::from_iter([("license".to_owned(), json!("mit"))]),
         }
     }

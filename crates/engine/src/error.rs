@@ -103,6 +103,38 @@ pub enum Error {
         /// The step.
         place: String,
     },
+    /// A method that rewrites whole sublayers was given a part of one.
+    #[error("the step rewrites whole sublayers, and has `{other}` but not `{site}`\n  asked for by {place}")]
+    Part {
+        /// What it has not got.
+        site: brevity_model::Site,
+        /// What it has.
+        other: brevity_model::Site,
+        /// The step.
+        place: String,
+    },
+    /// A method that rewrites whole sublayers comes behind one that rewrites a layer of it.
+    #[error("the step takes whole units out of the sublayer of `{site}`, behind `{method}`\n  asked for by {place}")]
+    Late {
+        /// What comes before it.
+        method: String,
+        /// A layer of both.
+        site: brevity_model::Site,
+        /// The step.
+        place: String,
+    },
+    /// A method compares the inputs of a layer in both models, and they are no longer the same.
+    #[error(
+        "`{method}` compares what `{site}` reads with what it read in the original model, of which only a part is left\n  asked for by {place}"
+    )]
+    Narrowed {
+        /// The method.
+        method: String,
+        /// The layer.
+        site: brevity_model::Site,
+        /// The step.
+        place: String,
+    },
     /// The model cannot be run on the samples.
     #[error("cannot calibrate: {0}")]
     Run(brevity_runtime::Error),
@@ -188,6 +220,9 @@ impl Error {
             Error::Unseen { .. } => {
                 Some("only the linear layers of blocks and the output table are looked at; use a method that needs no data there".into())
             }
+            Error::Part { .. } => Some("select `attn`, `mlp` or blocks as a whole".into()),
+            Error::Late { .. } => Some("put it in front: first units go, then layers are rewritten".into()),
+            Error::Narrowed { site, .. } => Some(format!("leave it out there: `except: [{}]`", site.role)),
             Error::Run(source) => source.hint(),
             Error::Overflow { .. } => Some(
                 "the model leaves the range of its numbers on this text; check the checkpoint with `brevity eval`".into(),

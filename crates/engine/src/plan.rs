@@ -9,10 +9,10 @@ pub(crate) mod survey;
 
 use std::path::{Path, PathBuf};
 
-use brevity_formats::{Checkpoint, Container, FORMATS, Format, StageView, TensorSpec, format};
+use brevity_formats::{Checkpoint, Container, FORMATS, Format, Renumber, StageView, TensorSpec, format};
 use brevity_kernels::ops::Compute;
-use brevity_methods::LinearMethod;
-use brevity_model::{CodeForm, Form, Linear, Model, Place, Site, Source, Stage};
+use brevity_methods::Method;
+use brevity_model::{CodeForm, Form, Linear, Model, Place, Role, Site, Source, Stage};
 use brevity_runtime::{Keep, Tap};
 use serde::Serialize;
 
@@ -77,7 +77,10 @@ pub struct Plan {
     pub(crate) sources: Vec<Vec<Form>>,
     pub(crate) identity: String,
     pub(crate) work: Work,
-    pub(crate) methods: Vec<Box<dyn LinearMethod>>,
+    pub(crate) methods: Vec<Method>,
+    pub(crate) numbers: Option<Renumber>,
+    /// Whether a survey that looked at activations was made while planning.
+    surveyed: bool,
 }
 
 /// One linear layer or table in a plan.
@@ -138,8 +141,8 @@ impl Plan {
     /// format that cannot hold the result, too little memory or disk.
     pub fn make(checkpoint: &Checkpoint, recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Error> {
         let model = checkpoint.model();
-        let work = Work::resolve(recipe, model)?;
         let mut methods = methods(recipe)?;
+        let work = Work::resolve(recipe, model, &methods)?;
         let format = chosen(recipe, options)?;
         let threads = threads(options.threads);
         // Beside the output, where there is room for it, and not in a directory that may be memory.
@@ -151,30 +154,35 @@ impl Plan {
             keep: Keep::Files,
             dir: &temporary,
         };
+        let surveys_before = methods.iter().any(Method::survey_looks);
         survey::for_shapes(checkpoint, recipe, &work, &mut methods, ground)?;
         let mut predicted = predict::forms(recipe, model, &work, &methods)?;
         let mut specs = layouts(checkpoint, format, &predicted.forms)?;
-        let surveys = methods.iter().any(|method| !method.survey_needs().is_nothing());
+        let surveys = surveys_before;
         let looks = Looks::of(&work, &methods, model.stages.len());
         let samples = samples(options);
         if surveys && let Some(limit) = options.max_memory {
             // A survey may be part of planning; it is work as well.
             let (forms, layers, keep) = (&predicted.forms, &predicted.costs[..], Keep::Files);
             let (work, specs, looks) = (&work, &specs[..], &looks);
-            let costs = memory::Costs { model, work, forms, layers, specs, looks, surveys, samples, keep };
+            let parts = &predicted.part_costs[..];
+            let costs = memory::Costs { model, work, forms, layers, parts, specs, looks, surveys, samples, keep };
             within(limit, &costs.peaks(threads), &costs.peaks(1), model)?;
         }
         if survey::for_masks(checkpoint, format, recipe, &work, &mut methods, &predicted.forms, ground)? {
             predicted = predict::forms(recipe, model, &work, &methods)?;
             specs = layouts(checkpoint, format, &predicted.forms)?;
         }
-        let (sites, size) = sizes::of(checkpoint, recipe, &work, &predicted.forms, &specs)?;
+        let numbers = Renumber::of(model, &predicted.forms);
+        let (sites, size) = sizes::of(checkpoint, recipe, &work, &predicted.forms, &specs, numbers.as_ref())?;
         unseen(recipe, &work, &methods, model.stages.len())?;
+        narrowed(recipe, &methods, &predicted.steps)?;
         let mut costs = memory::Costs {
             model,
             work: &work,
             forms: &predicted.forms,
             layers: &predicted.costs,
+            parts: &predicted.part_costs,
             specs: &specs,
             looks: &looks,
             surveys,
@@ -217,6 +225,8 @@ impl Plan {
             identity: String::new(),
             work,
             methods,
+            numbers,
+            surveyed: surveys_before,
         };
         plan.identity = identity::of(checkpoint, &plan)?;
         plan.lints = lints::all(&plan, checkpoint, &predicted.steps);
@@ -234,7 +244,12 @@ impl Plan {
 
     /// Whether any method looks at activations.
     pub fn is_calibrated(&self) -> bool {
-        self.looks.end().is_some() || self.methods.iter().any(|method| !method.survey_needs().is_nothing())
+        self.looks.end().is_some() || self.methods.iter().any(Method::survey_looks) || self.surveyed
+    }
+
+    /// Whether shapes or shares were found by a look at all blocks.
+    pub(crate) fn is_surveyed(&self) -> bool {
+        self.surveyed
     }
 
     /// Bytes of activations that will lie in files for a while, beside the output.
@@ -255,8 +270,9 @@ impl Plan {
         if !self.is_calibrated() || self.calibration.is_some() {
             return Ok(());
         }
-        let looks = |&step: &usize| !self.methods[step].needs().or(self.methods[step].survey_needs()).is_nothing();
-        let step = (0..self.methods.len()).find(looks).expect("a method looks at activations");
+        // Methods that were surveyed for the plan do not say any more that they look at anything.
+        let methods = methods(&self.recipe)?;
+        let step = (0..methods.len()).find(|&step| methods[step].looks()).expect("a method looks at activations");
         Err(Error::NoText { method: self.recipe.steps[step].method.clone(), place: step_place(&self.recipe, step) })
     }
 
@@ -319,9 +335,9 @@ fn samples(options: &PlanOptions) -> memory::Tokens {
 }
 
 /// Refuses a step that looks at the inputs of a layer which cannot be seen.
-fn unseen(recipe: &Recipe, work: &Work, methods: &[Box<dyn LinearMethod>], stages: usize) -> Result<(), Error> {
+fn unseen(recipe: &Recipe, work: &Work, methods: &[Method], stages: usize) -> Result<(), Error> {
     for (site, steps) in (0..stages).flat_map(|n| work.of(n)) {
-        let looks = steps.iter().find(|&&step| !methods[step].needs().is_nothing());
+        let looks = steps.iter().find(|&&step| !methods[step].needs(None).is_nothing());
         if let Some(&step) = looks.filter(|_| Tap::of(&site.role).is_none()) {
             let method = recipe.steps[step].method.clone();
             return Err(Error::Unseen { method, site: site.clone(), place: step_place(recipe, step) });
@@ -330,10 +346,30 @@ fn unseen(recipe: &Recipe, work: &Work, methods: &[Box<dyn LinearMethod>], stage
     Ok(())
 }
 
+/// Refuses a step that compares the inputs of a layer in both models where a step before it took some of them away.
+fn narrowed(recipe: &Recipe, methods: &[Method], steps: &[predict::StepForms]) -> Result<(), Error> {
+    let compares = |step: &&predict::StepForms| {
+        methods[step.step].linear().is_some_and(|method| method.needs().reference)
+            && matches!(step.site.role, Role::O | Role::Down)
+    };
+    for step in steps.iter().filter(compares) {
+        let narrower = |other: &&predict::StepForms| {
+            other.site == step.site
+                && methods[other.step].block().is_some()
+                && other.before.shape()[1] != other.after.shape()[1]
+        };
+        if steps.iter().any(|other| narrower(&other)) {
+            let method = recipe.steps[step.step].method.clone();
+            return Err(Error::Narrowed { method, site: step.site.clone(), place: step_place(recipe, step.step) });
+        }
+    }
+    Ok(())
+}
+
 /// The methods of a recipe in order.
-pub(crate) fn methods(recipe: &Recipe) -> Result<Vec<Box<dyn LinearMethod>>, Error> {
+pub(crate) fn methods(recipe: &Recipe) -> Result<Vec<Method>, Error> {
     let parse = |(number, step): (usize, &crate::recipe::Step)| {
-        brevity_methods::method(&step.method, step.settings.clone().into())
+        brevity_methods::any_method(&step.method, step.settings.clone().into())
             .map_err(|source| Error::Method { place: step_place(recipe, number), source })
     };
     recipe.steps.iter().enumerate().map(parse).collect()
@@ -363,7 +399,9 @@ fn layouts(
     forms: &Model<Form>,
 ) -> Result<Vec<Vec<TensorSpec>>, Error> {
     let model = checkpoint.model();
-    layouts_in(model, Some(checkpoint.container()), format, forms).map_err(|source| match source {
+    let laid = layouts_in(model, Some(checkpoint.container()), format, forms)
+        .and_then(|laid| format.config(checkpoint.config(), model, forms).map(|_| laid));
+    laid.map_err(|source| match source {
         brevity_formats::Error::Unholdable { .. } => {
             let holds = |other: &&&dyn Format| {
                 layouts_in(model, Some(checkpoint.container()), **other, forms).is_ok()
@@ -381,9 +419,13 @@ fn layouts_in(
     format: &dyn Format,
     forms: &Model<Form>,
 ) -> Result<Vec<Vec<TensorSpec>>, brevity_formats::Error> {
+    let numbers = Renumber::of(model, forms);
+    let numbers = numbers.as_ref();
     let stages = model.stages.iter().zip(&forms.stages).enumerate();
     stages
-        .map(|(n, (source, forms))| format.layout(&StageView { place: model.place(n), source, container }, forms))
+        .map(|(n, (source, forms))| {
+            format.layout(&StageView { place: model.place(n), source, container, numbers }, forms)
+        })
         .collect()
 }
 

@@ -97,7 +97,7 @@ impl Recipe {
     /// The recipe with all settings spelled out, those by default too. Equal recipes give equal values.
     pub fn normalised(&self) -> Value {
         let steps = self.steps.iter().map(|step| {
-            let mut body = match step.entry().and_then(|entry| (entry.parse)(step.settings.clone().into()).ok()) {
+            let mut body = match step.entry().and_then(|entry| entry.read(step.settings.clone().into()).ok()) {
                 Some(method) => method.settings(),
                 None => Value::Object(step.settings.clone()),
             };

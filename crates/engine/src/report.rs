@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use brevity_model::Site;
+use brevity_model::{HeadsRecord, Site};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -22,8 +22,9 @@ pub struct SiteReport {
     pub bits: f64,
     /// The share of its numbers that were removed.
     pub sparsity: f64,
-    /// `‖W - Ŵ‖ / ‖W‖` in the Frobenius norm, `Ŵ` multiplied out.
-    pub relative_error: f64,
+    /// `‖W - Ŵ‖ / ‖W‖` in the Frobenius norm, `Ŵ` multiplied out; none where only units of a whole sublayer were taken out,
+    /// and of what is left where layers were rewritten behind that.
+    pub relative_error: Option<f64>,
     /// `‖X (W - Ŵ)ᵀ‖ / ‖X Wᵀ‖` over the inputs `X` that calibration showed, `W` as the steps that take something from
     /// it got it (behind `recover.retarget`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,6 +146,9 @@ pub struct Record {
     pub inputs: Vec<Input>,
     /// The layers that were rewritten.
     pub sites: Vec<SiteReport>,
+    /// The heads of blocks whose attention lost some, by block of the source.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub heads: BTreeMap<String, HeadsRecord>,
     /// Lines of the source's model card that stay true: licence, languages.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub card: Map<String, Value>,
@@ -152,7 +156,13 @@ pub struct Record {
 
 impl Record {
     /// The record of a plan that was carried out.
-    pub(crate) fn new(plan: &Plan, inputs: Vec<Input>, sites: Vec<SiteReport>, card: Map<String, Value>) -> Self {
+    pub(crate) fn new(
+        plan: &Plan,
+        inputs: Vec<Input>,
+        sites: Vec<SiteReport>,
+        heads: BTreeMap<String, HeadsRecord>,
+        card: Map<String, Value>,
+    ) -> Self {
         Record {
             tool: format!("brevity {}", env!("CARGO_PKG_VERSION")),
             identity: plan.identity.clone(),
@@ -170,6 +180,7 @@ impl Record {
             bits_per_touched_weight: plan.size.bits_per_touched_weight,
             inputs,
             sites,
+            heads,
             card,
         }
     }

@@ -3,6 +3,7 @@
 mod check;
 mod layer;
 pub(crate) mod looking;
+mod parts;
 mod write;
 
 use std::path::Path;
@@ -10,6 +11,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use brevity_formats::{Checkpoint, Output, StageView, carried_files};
+use brevity_methods::Method;
+use brevity_model::{Block, Form, HeadsRecord, Model, STRUCTURE, Source, Stage};
 use serde::{Deserialize, Serialize};
 
 use self::layer::Job;
@@ -58,6 +61,9 @@ struct Note {
     rows: Vec<SiteReport>,
     /// What was meant to be written.
     meant: Vec<check::Meant>,
+    /// The heads of a block whose attention lost some, of which shapes do not tell all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heads: Option<HeadsRecord>,
 }
 
 impl Plan {
@@ -79,7 +85,7 @@ impl Plan {
         self.can_calibrate()?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.map_err(|error| Error::Threads { what: error.to_string() })?;
-        let mut output = Output::open(out, &self.identity, &self.specs(), options.fresh)?;
+        let mut output = Output::open_as(out, &self.identity, &self.specs(), self.is_ours(checkpoint)?, options.fresh)?;
         let mut notes = self.earlier(out, &output);
         let resumed = notes.iter().filter(|note| note.is_some()).count();
         let mut phases = None;
@@ -126,7 +132,8 @@ impl Plan {
                 if note.is_none() && output.is_done(n) {
                     let own = |row: &&SiteReport| row.site.place == self.stages[n].place;
                     let rows = record.sites.iter().filter(own).cloned().collect();
-                    *note = Some(Note { input: input.blake3.clone(), rows, meant: Vec::new() });
+                    let heads = record.heads.get(&self.stages[n].place.to_string()).cloned();
+                    *note = Some(Note { input: input.blake3.clone(), rows, meant: Vec::new(), heads });
                 }
             }
         }
@@ -152,7 +159,7 @@ impl Plan {
             _ => None,
         };
         let written = match looking.is_some() && notes.iter().any(Option::is_some) {
-            true => Some(self.written(checkpoint, &output)?),
+            true => Some(self.written(checkpoint, &output, notes)?),
             false => None,
         };
         std::thread::scope(|scope| {
@@ -207,8 +214,8 @@ impl Plan {
         checkpoint: &Checkpoint,
         pool: &rayon::ThreadPool,
         dir: &Path,
-    ) -> Result<Option<Vec<Box<dyn brevity_methods::LinearMethod>>>, Error> {
-        if self.methods.iter().all(|method| method.survey().is_none()) {
+    ) -> Result<Option<Vec<Method>>, Error> {
+        if !self.methods.iter().any(Method::surveys) {
             return Ok(None);
         }
         let mut methods = crate::plan::methods(&self.recipe)?;
@@ -219,11 +226,33 @@ impl Plan {
     }
 
     /// The stages that an earlier run has written, as the whole output will be read.
-    fn written(&self, checkpoint: &Checkpoint, output: &Output) -> Result<Checkpoint, Error> {
-        let config = self.format.config(checkpoint.config(), checkpoint.model(), &self.forms)?;
+    fn written(&self, checkpoint: &Checkpoint, output: &Output, notes: &[Option<Note>]) -> Result<Checkpoint, Error> {
+        let heads: Vec<_> = notes.iter().map(|note| note.as_ref().and_then(|note| note.heads.as_ref())).collect();
+        let forms = self.with_heads(&heads);
+        let config = self.format.config(checkpoint.config(), checkpoint.model(), &forms)?;
         let shards = (0..self.stages.len()).filter(|&n| output.is_done(n)).filter_map(|n| output.shard_file(n));
         let shards: Vec<String> = shards.map(str::to_owned).collect();
-        Ok(Checkpoint::of_shards(output.dir(), &shards, config, checkpoint.model())?)
+        let like = like(checkpoint.model(), &forms);
+        Ok(Checkpoint::of_shards(output.dir(), &shards, config, &like, self.numbers.as_ref())?)
+    }
+
+    /// The forms of the result, with the heads that were found to stay.
+    fn with_heads(&self, heads: &[Option<&HeadsRecord>]) -> Model<Form> {
+        let mut forms = self.forms.clone();
+        for (stage, record) in forms.stages.iter_mut().zip(heads) {
+            if let (Stage::Block(block), Some(record)) = (stage, record)
+                && let Some(attn) = &mut block.attn
+            {
+                record.apply(&mut attn.heads);
+            }
+        }
+        forms
+    }
+
+    /// Whether only we can read the result, though its tensors may look like any others.
+    fn is_ours(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {
+        let config = self.format.config(checkpoint.config(), checkpoint.model(), &self.forms)?;
+        Ok(config.get(STRUCTURE).is_some_and(|ours| ours.get("blocks").is_some()))
     }
 
     /// One stage: what will be written, and what is to be remembered of it.
@@ -247,14 +276,24 @@ impl Plan {
         };
         let start = Instant::now();
         let meant = job.pool.install(|| check::meant(self, model, n, &mut stage));
-        let view =
-            StageView { place: model.place(n), source: &model.stages[n], container: Some(checkpoint.container()) };
+        let view = StageView {
+            place: model.place(n),
+            source: &model.stages[n],
+            container: Some(checkpoint.container()),
+            numbers: self.numbers.as_ref(),
+        };
         let tensors = job.pool.install(|| self.format.encode(&view, &stage))?;
         checkpoint.release_stage(n);
         if let Some(looking) = looking {
             looking.phases.io_seconds += (read + start.elapsed()).as_secs_f64();
         }
-        Ok((tensors, Note { input, rows, meant }))
+        let heads = match (&stage, &model.stages[n]) {
+            (Stage::Block(Block { attn: Some(after), .. }), Stage::Block(Block { attn: Some(before), .. })) => {
+                (after.heads != before.heads).then(|| HeadsRecord::of(&after.heads))
+            }
+            _ => None,
+        };
+        Ok((tensors, Note { input, rows, meant, heads }))
     }
 
     /// Writes the small files and the index. Returns the digest of each shard.
@@ -265,8 +304,12 @@ impl Plan {
             .zip(notes)
             .map(|(stage, note)| Input { stage: stage.place.to_string(), blake3: note.input.clone() });
         let sites = notes.iter().flat_map(|note| note.rows.iter().cloned()).collect();
-        let record = Record::new(self, inputs.collect(), sites, card::kept_lines(checkpoint.folder()));
-        let config = self.format.config(checkpoint.config(), checkpoint.model(), &self.forms)?;
+        let heads: Vec<_> = notes.iter().map(|note| note.heads.as_ref()).collect();
+        let config = self.format.config(checkpoint.config(), checkpoint.model(), &self.with_heads(&heads))?;
+        let heads =
+            self.stages.iter().zip(heads).filter_map(|(stage, heads)| Some((stage.place.to_string(), heads?.clone())));
+        let heads = heads.collect();
+        let record = Record::new(self, inputs.collect(), sites, heads, card::kept_lines(checkpoint.folder()));
         let mut files = carried_files(checkpoint.folder())?;
         if !files.iter().any(|(name, _)| name == "tokenizer.json")
             && checkpoint.format() == "gguf"
@@ -285,4 +328,18 @@ impl Plan {
         output.finish(files)?;
         Ok(shards)
     }
+}
+
+/// Where the weights of a result are, by the names that their tensors had in the source.
+fn like(source: &Model<Source>, forms: &Model<Form>) -> Model<Source> {
+    let known: std::collections::BTreeMap<_, _> =
+        source.weights().map(|(site, slot, source)| ((site, slot), source)).collect();
+    let found = forms.try_map(|site, slot, form| {
+        let source = known.get(&(site, slot)).map_or_else(
+            || Source { tensor: String::new(), form: form.clone(), view: brevity_model::View::whole() },
+            |source| (*source).clone(),
+        );
+        Ok::<_, std::convert::Infallible>(source)
+    });
+    found.unwrap_or_else(|never| match never {})
 }

@@ -1,6 +1,7 @@
 //! Which steps touch which layers: the selectors of a recipe, resolved against a model.
 
-use brevity_model::{Model, Place, Site, Stage};
+use brevity_methods::{Method, Parse};
+use brevity_model::{Model, Place, Role, Site, Stage, Sublayer};
 
 use crate::error::Error;
 use crate::recipe::{Recipe, Step, nearest};
@@ -19,7 +20,7 @@ impl Work {
     ///
     /// # Errors
     /// [`Error::Unmatched`] if a selector under `at` picks nothing, or a step has nothing left to do.
-    pub fn resolve<W>(recipe: &Recipe, model: &Model<W>) -> Result<Self, Error> {
+    pub fn resolve<W>(recipe: &Recipe, model: &Model<W>, methods: &[Method]) -> Result<Self, Error> {
         let mut stages: Vec<Vec<(Site, Vec<usize>)>> =
             sites(model).into_iter().map(|stage| stage.into_iter().map(|site| (site, Vec::new())).collect()).collect();
         let has_blocks = model.stages.iter().any(|stage| matches!(stage, Stage::Block(_)));
@@ -37,6 +38,11 @@ impl Work {
                     if selector.matches(site) {
                         (picked, *used) = (true, true);
                     }
+                }
+                // A method that has nothing to do with this kind of sublayer does not touch it.
+                let part = Sublayer::of(&site.role).filter(|_| matches!(site.place, Place::Block(_)));
+                if let Some(method) = methods[number].block() {
+                    picked &= part.is_some_and(|part| method.rewrites(part));
                 }
                 if picked {
                     let mut except = false;
@@ -58,6 +64,9 @@ impl Work {
             if left == 0 {
                 return Err(Error::NothingLeft { place: step_place(recipe, number) });
             }
+            if methods[number].block().is_some() {
+                whole(&stages, recipe, number)?;
+            }
             let idle = step.except.iter().zip(&spared).filter(|(_, spared)| !**spared);
             idle_excepts.extend(idle.map(|(selector, _)| (number, selector.to_string())));
         }
@@ -69,10 +78,51 @@ impl Work {
         &self.stages[stage]
     }
 
+    /// A layer of a stage by its role: its number among the layers of the source, its site, and the steps that touch it.
+    pub fn at(&self, stage: usize, role: &Role) -> (usize, &Site, &[usize]) {
+        let at = self.stages[stage].iter().position(|(site, _)| site.role == *role);
+        let at = at.expect("layers go, none are added");
+        let (site, steps) = &self.stages[stage][at];
+        (at, site, steps)
+    }
+
+    /// The steps that rewrite a sublayer of a stage as a whole.
+    pub fn of_part(&self, stage: usize, part: Sublayer, methods: &[Method]) -> Vec<usize> {
+        let own = self.stages[stage].iter().find(|(site, _)| Sublayer::of(&site.role) == Some(part));
+        let steps = own.map_or(&[][..], |(_, steps)| steps);
+        let blocks = matches!(self.stages[stage].first(), Some((Site { place: Place::Block(_), .. }, _)));
+        steps.iter().copied().filter(|&step| blocks && methods[step].block().is_some()).collect()
+    }
+
     /// Whether any step touches a stage.
     pub fn touches(&self, stage: usize) -> bool {
         self.stages[stage].iter().any(|(_, steps)| !steps.is_empty())
     }
+}
+
+/// Refuses a step for whole sublayers that has only some layers of one, or comes behind one for single layers.
+fn whole(stages: &[Vec<(Site, Vec<usize>)>], recipe: &Recipe, number: usize) -> Result<(), Error> {
+    for stage in stages {
+        for part in [Sublayer::Attn, Sublayer::Mlp] {
+            let own = || {
+                let blocks = stage.iter().filter(|(site, _)| matches!(site.place, Place::Block(_)));
+                blocks.filter(move |(site, _)| Sublayer::of(&site.role) == Some(part))
+            };
+            let Some((some, _)) = own().find(|(_, steps)| steps.contains(&number)) else { continue };
+            if let Some((left, _)) = own().find(|(_, steps)| !steps.contains(&number)) {
+                let (site, place) = (left.clone(), step_place(recipe, number));
+                return Err(Error::Part { site, other: some.clone(), place });
+            }
+            let before = own().flat_map(|(_, steps)| steps).find(|&&step| {
+                step < number && recipe.steps[step].entry().is_some_and(|entry| !matches!(entry.parse, Parse::Block(_)))
+            });
+            if let Some(&step) = before {
+                let method = recipe.steps[step].method.clone();
+                return Err(Error::Late { method, site: some.clone(), place: step_place(recipe, number) });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The linear layers and tables of each stage, in the order of the forward pass.

@@ -18,6 +18,7 @@ use crate::fp8::Fp8;
 use crate::gguf::Gguf;
 use crate::hf::WeightFiles;
 use crate::native;
+use crate::renumber::Renumber;
 use crate::safetensors::SafetensorsFiles;
 use crate::tokenizer;
 
@@ -119,13 +120,23 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If a shard cannot be read, or is not of the format that the configuration says.
-    pub fn of_shards(dir: &Path, shards: &[String], config: Config, like: &Model<Source>) -> Result<Self, Error> {
+    pub fn of_shards(
+        dir: &Path,
+        shards: &[String],
+        config: Config,
+        like: &Model<Source>,
+        numbers: Option<&Renumber>,
+    ) -> Result<Self, Error> {
         let folder = Folder::open(dir)?;
         let files = SafetensorsFiles::open(&folder, shards)?;
         let (container, format) = wrap(files, &config, &folder)?;
         let tensors = Named(&*container);
-        let model = like.try_map(|site, slot, source| {
-            let now = tensors.source(&site, slot, &source.tensor, source.view.clone());
+        let model = like.try_map(|mut site, slot, source| {
+            // As the output calls them, where blocks have moved up.
+            site.place = numbers.and_then(|numbers| numbers.place(site.place)).unwrap_or(site.place);
+            let renamed = numbers.and_then(|numbers| numbers.name(&source.tensor));
+            let name = renamed.as_ref().unwrap_or(&source.tensor);
+            let now = tensors.source(&site, slot, name, source.view.clone());
             Ok::<_, Error>(now.unwrap_or_else(|| source.clone()))
         })?;
         Ok(Checkpoint { folder, config, files: Files::Other(container), format, model })
@@ -327,6 +338,10 @@ impl Tensors for Named<'_> {
 
     fn form(&self, name: &str) -> Option<Form> {
         self.0.form(name)
+    }
+
+    fn by_site(&self, site: &Site, slot: Slot) -> Option<Source> {
+        self.0.source_at(site, slot)
     }
 
     fn source(&self, site: &Site, slot: Slot, name: &str, view: View) -> Option<Source> {

@@ -4,12 +4,15 @@
 //! had in the source; FP8 is the exception, whose rewritten tensors become bfloat16 because values off its coarse grid
 //! would be rounded once more. Weights that were codes in the source get the type of their scales.
 
-use brevity_model::{Code, CodeForm, Config, Dtype, Expr, Floats, Form, Leaf, LeafForm, Model, Source, Stage, Weight};
+use brevity_model::{
+    Code, CodeForm, Config, Dtype, Expr, Floats, Form, Leaf, LeafForm, Model, Role, Slot, Source, Stage, Weight,
+};
 
 use crate::error::Error;
 use crate::format::{Format, forms, plain_config};
 use crate::gather::{Frame, StageView, Whole, carry_others, others, wholes};
 use crate::tensor::{Tensor, TensorSpec, dtype_name};
+use crate::unholdable::Why;
 
 /// Plain floats in safetensors files.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,15 @@ impl Format for Dense {
 
     fn layout(&self, at: &StageView<'_>, forms: &Stage<Form>) -> Result<Vec<TensorSpec>, Error> {
         let tensors = wholes(self.name(), at, forms)?;
+        no_new_bias(self.name(), &tensors)?;
+        let own = |whole: &&Whole<'_, Form>| {
+            let part = &whole.parts[0];
+            whole.stored == part.site.tensor(part.slot) && !matches!(part.site.role, Role::Loose(_))
+        };
+        if let Some(whole) = tensors.iter().find(own) {
+            // A part of a fused tensor that our own layout had to keep apart.
+            return Err(Error::Unholdable { format: self.name(), site: whole.parts[0].site.clone(), why: Why::New });
+        }
         let mut specs = tensors.iter().map(|whole| spec(self.name(), at, whole)).collect::<Result<Vec<_>, Error>>()?;
         specs.extend(others(self.name(), at)?);
         Ok(specs)
@@ -58,7 +70,7 @@ impl Format for Dense {
     }
 
     fn config(&self, source: &Config, model: &Model<Source>, forms: &Model<Form>) -> Result<Config, Error> {
-        let mut config = plain_config(source, model, forms);
+        let mut config = plain_config(self.name(), source, model, forms)?;
         // Weights from blocks of a GGUF file come out as halves.
         let blocks = |leaf: &LeafForm| matches!(leaf.code, CodeForm::Blocks(_));
         if model.weights().any(|(_, _, s)| s.form.leaves().iter().any(|(_, leaf)| blocks(leaf))) {
@@ -66,6 +78,16 @@ impl Format for Dense {
             config.set(key, "float16".into());
         }
         Ok(config)
+    }
+}
+
+/// Refuses biases that the source does not have: readers of its architecture would not look for them.
+pub(crate) fn no_new_bias<T>(format: &'static str, wholes: &[Whole<'_, T>]) -> Result<(), Error> {
+    let new =
+        wholes.iter().flat_map(|whole| &whole.parts).find(|part| part.slot == Slot::Bias && part.source.is_none());
+    match new {
+        Some(part) => Err(Error::Unholdable { format, site: part.site.clone(), why: Why::Bias }),
+        None => Ok(()),
     }
 }
 
@@ -81,8 +103,8 @@ fn float_type(at: &StageView<'_>, whole: &Whole<'_, Form>) -> &'static str {
     let first = &whole.parts[0];
     let stored = first.source.map_or(first.item, |source| &source.form);
     if let Some(container) = at.container.filter(|_| untouched)
-        && let Some(raw) = container.raw(&whole.tensor)
-        && container.parts(&whole.tensor) == [whole.tensor.as_str()]
+        && let Some(raw) = container.raw(&whole.stored)
+        && container.parts(&whole.stored) == [whole.stored.as_str()]
         // Types that are loaded as another one.
         && matches!(raw.dtype, "F64" | "F8_E5M2")
     {
@@ -153,9 +175,9 @@ fn odd_type(at: &StageView<'_>, whole: &Whole<'_, Weight>, spec: TensorSpec, fra
     let parts = whole.parts.iter().map(|part| part.item.to_f32()).collect();
     let values = frame.place::<f32>(frame.matrix[1], parts);
     if let Some(container) = at.container {
-        let original = container.load(&whole.tensor)?;
+        let original = container.load(&whole.stored)?;
         let same = original.to_f32().iter().map(|x| x.to_bits()).eq(values.iter().map(|x| x.to_bits()));
-        if let (true, Some(raw)) = (same, container.raw(&whole.tensor)) {
+        if let (true, Some(raw)) = (same, container.raw(&whole.stored)) {
             return Ok(spec.with(raw.bytes.to_vec()));
         }
     }

@@ -1,6 +1,6 @@
 //! What every way to write a checkpoint has in common, and the list of them.
 
-use brevity_model::{Config, Form, Model, Source, Stage, Weight};
+use brevity_model::{Config, Form, Model, Reshaped, Role, STRUCTURE, Source, Stage, Weight, reshaped};
 
 use crate::compressed_tensors::CompressedTensors;
 use crate::dense::Dense;
@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::gather::StageView;
 use crate::native::Native;
 use crate::tensor::{Tensor, TensorSpec};
+use crate::unholdable::Why;
 
 /// A way to write a model to files.
 ///
@@ -66,16 +67,53 @@ pub(crate) fn forms(weights: &Stage<Weight>) -> Stage<Form> {
         .unwrap_or_else(|never| match never {})
 }
 
-/// What changes in `config.json` whatever the format: a stale quantization goes, and tying follows the tree.
-pub(crate) fn plain_config(source: &Config, model: &Model<Source>, forms: &Model<Form>) -> Config {
+/// What changes in `config.json` whatever the format: a stale quantization goes, sizes and tying follow the tree.
+///
+/// # Errors
+/// [`Error::Unholdable`] where readers of the architecture would not understand the shapes.
+pub(crate) fn plain_config(
+    format: &'static str,
+    source: &Config,
+    model: &Model<Source>,
+    forms: &Model<Form>,
+) -> Result<Config, Error> {
+    let Reshaped { config, stock } = any_config(source, model, forms);
+    if stock {
+        return Ok(config);
+    }
+    let changed = |n: &usize| match (&model.stages[*n], &forms.stages[*n]) {
+        (Stage::Block(before), Stage::Block(after)) => {
+            let heads = |attn: &Option<brevity_model::Attention<Form>>| attn.as_ref().map(|attn| attn.heads.clone());
+            let ffn = after.mlp.as_ref().map(|mlp| mlp.up.weight.shape());
+            before.attn.as_ref().map(|attn| attn.heads.clone()) != heads(&after.attn)
+                || before.mlp.as_ref().map(|mlp| mlp.up.weight.form.shape()) != ffn
+        }
+        _ => false,
+    };
+    let first = (0..model.stages.len()).find(changed).unwrap_or(1.min(model.stages.len() - 1));
+    let role = match &forms.stages[first] {
+        Stage::Block(block) if block.mlp.is_some() => Role::Up,
+        _ => Role::Q,
+    };
+    Err(Error::Unholdable { format, site: model.site(first, role), why: Why::Structure })
+}
+
+/// The same for formats that only we read, where our own words do as well.
+pub(crate) fn any_config(source: &Config, model: &Model<Source>, forms: &Model<Form>) -> Reshaped {
     let mut config = source.clone();
-    for stale in ["quantization_config", "compression_config", "brevity"] {
+    for stale in ["quantization_config", "compression_config"] {
         config.remove(stale);
+    }
+    let Reshaped { mut config, stock } = reshaped(&config, model, forms, |source| source.form.shape());
+    // Of our own keys only the shapes of blocks outlive the layout that they were written for.
+    let blocks = config.remove(STRUCTURE).and_then(|ours| ours.get("blocks").cloned());
+    if let Some(blocks) = blocks {
+        config.set(STRUCTURE, serde_json::json!({ "blocks": blocks }));
     }
     if model.is_tied() && !forms.is_tied() {
         config.set("tie_word_embeddings", false.into());
     }
-    config
+    Reshaped { config, stock }
 }
 
 #[cfg(test)]

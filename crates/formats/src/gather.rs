@@ -11,6 +11,7 @@ use brevity_model::{Place, Role, Site, Slot, Source, Stage, View};
 
 use crate::container::Container;
 use crate::error::Error;
+use crate::renumber::Renumber;
 use crate::tensor::{Tensor, TensorSpec};
 use crate::unholdable::Why;
 
@@ -23,11 +24,27 @@ pub struct StageView<'a> {
     pub source: &'a Stage<Source>,
     /// The files they were in; needed for tensors that are carried through byte by byte.
     pub container: Option<&'a dyn Container>,
+    /// The new numbers of blocks, if some were dropped.
+    pub numbers: Option<&'a Renumber>,
+}
+
+impl StageView<'_> {
+    /// What a tensor of the source is called in the output; none if it belongs to a block that was dropped.
+    fn renamed(&self, tensor: &str) -> Option<String> {
+        self.numbers.map_or_else(|| Some(tensor.to_owned()), |numbers| numbers.name(tensor))
+    }
+
+    /// Where the stage stands in the output.
+    pub(crate) fn new_place(&self) -> Place {
+        self.numbers.and_then(|numbers| numbers.place(self.place)).unwrap_or(self.place)
+    }
 }
 
 /// One tensor and the weights it is made of.
 pub(crate) struct Whole<'a, T> {
     /// The name of the tensor in the source.
+    pub stored: String,
+    /// Its name in the output.
     pub tensor: String,
     /// The weights, in the order of the tree.
     pub parts: Vec<Part<'a, T>>,
@@ -57,8 +74,8 @@ pub(crate) fn wholes<'a, T>(
     let mut wholes: Vec<Whole<T>> = Vec::new();
     for (role, slot, item) in stage.weights() {
         let source = sources.remove(&(role.clone(), slot));
-        let site = Site::new(at.place, role.clone());
-        let (tensor, view) = match source {
+        let site = Site::new(at.new_place(), role.clone());
+        let (stored, view) = match source {
             Some(source) => (source.tensor.clone(), source.view.clone()),
             None => match new_name(&role, slot, &biased) {
                 Some(named) => named,
@@ -66,14 +83,54 @@ pub(crate) fn wholes<'a, T>(
             },
         };
         let part = Part { site, slot, view, source, item };
-        match wholes.iter_mut().find(|whole| whole.tensor == tensor) {
+        match wholes.iter_mut().find(|whole| whole.stored == stored) {
             Some(whole) => whole.parts.push(part),
-            None => wholes.push(Whole { tensor, parts: vec![part] }),
+            None => {
+                let tensor = at.renamed(&stored).unwrap_or_else(|| stored.clone());
+                wholes.push(Whole { stored, tensor, parts: vec![part] });
+            }
         }
+    }
+    // What belongs to a sublayer that was dropped as a whole is meant to be gone.
+    if let Stage::Block(block) = stage {
+        let gone = |role: &Role| match role.as_str().split('.').next() {
+            Some("attn") => block.attn.is_none(),
+            Some("mlp") => block.mlp.is_none(),
+            _ => false,
+        };
+        sources.retain(|(role, _), _| !gone(role));
     }
     match sources.into_keys().next() {
         None => Ok(wholes),
         Some((role, _)) => Err(Error::Unholdable { format, site: Site::new(at.place, role), why: Why::Dropped }),
+    }
+}
+
+impl<T> Whole<'_, T> {
+    /// Whether a part has other rows than it had in the source.
+    pub fn is_reshaped(&self, shape: impl Fn(&T) -> [usize; 2]) -> bool {
+        self.parts.iter().any(|part| part.source.is_some_and(|source| source.form.shape() != shape(part.item)))
+    }
+
+    /// The same with parts that have other rows than in the source laid one above the other, if that is how they lay
+    /// there.
+    pub fn relaid(&self, shape: impl Fn(&T) -> [usize; 2]) -> Option<Vec<View>> {
+        let mut end = 0;
+        let mut stacked: Vec<(usize, usize)> = Vec::new();
+        for (n, part) in self.parts.iter().enumerate() {
+            let [one] = part.view.rows.as_deref()? else { return None };
+            stacked.push((one.start, n));
+        }
+        stacked.sort_unstable();
+        let mut views: Vec<View> = self.parts.iter().map(|part| part.view.clone()).collect();
+        for (_, n) in stacked {
+            let part = &self.parts[n];
+            let [rows, columns] = shape(part.item);
+            let count = if is_vector(&part.site.role, part.slot) { columns } else { rows };
+            views[n].rows = Some(std::iter::once(end..end + count).collect());
+            end += count;
+        }
+        Some(views)
     }
 }
 
@@ -94,10 +151,10 @@ fn new_name(role: &Role, slot: Slot, sources: &BTreeMap<(Role, Slot), &Source>) 
 /// Tensors of the stage that are no weights, to be carried through as they are.
 pub(crate) fn others(format: &'static str, at: &StageView<'_>) -> Result<Vec<TensorSpec>, Error> {
     let Stage::Loose(loose) = at.source else { return Ok(Vec::new()) };
-    let spec = |name: &String| {
+    let spec = |(name, renamed): (&String, String)| {
         let raw = at.container.and_then(|container| container.raw(name));
         let raw = raw.ok_or_else(|| Error::NoTensor { tensor: name.clone() })?;
-        let spec = TensorSpec::new(name.clone(), raw.dtype, raw.shape);
+        let spec = TensorSpec::new(renamed, raw.dtype, raw.shape);
         if spec.bytes() == raw.bytes.len() as u64 && is_safetensors(raw.dtype) {
             return Ok(spec);
         }
@@ -105,18 +162,20 @@ pub(crate) fn others(format: &'static str, at: &StageView<'_>) -> Result<Vec<Ten
         let why = Why::Dtype { tensor: name.clone(), dtype: raw.dtype.to_owned() };
         Err(Error::Unholdable { format, site, why })
     };
-    loose.others.iter().map(spec).collect()
+    loose.others.iter().filter_map(|name| Some((name, at.renamed(name)?))).map(spec).collect()
 }
 
 /// The same with their bytes.
 pub(crate) fn carry_others(format: &'static str, at: &StageView<'_>) -> Result<Vec<Tensor>, Error> {
-    let bytes = |spec: TensorSpec| {
-        let raw = at.container.and_then(|container| container.raw(&spec.name));
-        let data = raw.ok_or_else(|| Error::NoTensor { tensor: spec.name.clone() })?.bytes.to_vec();
+    let Stage::Loose(loose) = at.source else { return Ok(Vec::new()) };
+    let kept = loose.others.iter().filter(|name| at.renamed(name).is_some());
+    let bytes = |(name, spec): (&String, TensorSpec)| {
+        let raw = at.container.and_then(|container| container.raw(name));
+        let data = raw.ok_or_else(|| Error::NoTensor { tensor: name.clone() })?.bytes.to_vec();
         Ok(spec.with(data))
     };
-    let tensors = others(format, at)?.into_iter().map(bytes).collect();
-    if let (Stage::Loose(loose), Some(container)) = (at.source, at.container) {
+    let tensors = kept.zip(others(format, at)?).map(bytes).collect();
+    if let Some(container) = at.container {
         container.release(&loose.others);
     }
     tensors
@@ -159,9 +218,11 @@ impl Frame {
         let mut rows = Vec::new();
         let mut taken = Vec::new();
         let mut unchanged = true;
-        for part in &whole.parts {
+        let relaid = if whole.is_reshaped(&shape) { whole.relaid(&shape) } else { None };
+        for (n, part) in whole.parts.iter().enumerate() {
             let [r, c] = if vector { [shape(part.item)[1], 1] } else { shape(part.item) };
-            let ranges = part.view.rows.clone().unwrap_or_else(|| std::iter::once(0..r).collect());
+            let view = relaid.as_ref().map_or(&part.view, |views| &views[n]);
+            let ranges = view.rows.clone().unwrap_or_else(|| std::iter::once(0..r).collect());
             let fits = ranges.iter().map(|range| range.len()).sum::<usize>() == r;
             if !fits || part.view.transposed != transposed || (columns != c && !rows.is_empty()) {
                 return fail(Why::Fused { tensor: whole.tensor.clone() });
@@ -189,10 +250,10 @@ impl Frame {
         };
         // The source knows whether one row is a vector or a matrix, and whether rows are left over.
         let known = container.filter(|_| unchanged);
-        if known.and_then(|container| container.form(&whole.tensor)).is_some_and(|form| form.shape() != stored) {
+        if known.and_then(|container| container.form(&whole.stored)).is_some_and(|form| form.shape() != stored) {
             return fail(Why::Uncovered { tensor: whole.tensor.clone() });
         }
-        let raw = known.and_then(|container| container.raw(&whole.tensor)).map(|raw| raw.shape.to_vec());
+        let raw = known.and_then(|container| container.raw(&whole.stored)).map(|raw| raw.shape.to_vec());
         let same = |shape: &Vec<usize>| match shape[..] {
             [n] => stored == [1, n],
             [r, c] => stored == [r, c],

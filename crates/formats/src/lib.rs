@@ -48,6 +48,7 @@ pub mod hub;
 mod map;
 mod native;
 mod output;
+mod renumber;
 mod safetensors;
 mod tensor;
 #[cfg(test)]
@@ -74,6 +75,7 @@ pub use hf::{Index, WeightFiles};
 pub use map::Bytes;
 pub use native::{Native, NativeFiles, open as open_native};
 pub use output::{INDEX, NATIVE_INDEX, Output, OutputFault, free_bytes, predicted_bytes};
+pub use renumber::Renumber;
 pub use tensor::{Tensor, TensorSpec};
 pub use tokenizer::{check_tokenizer, read_tokenizer};
 pub use unholdable::Why;

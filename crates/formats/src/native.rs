@@ -70,14 +70,14 @@ mod read;
 mod stream;
 mod write;
 
-use brevity_model::{CodeForm, Config, Expr, Form, Model, Role, Site, Slot, Source, Stage, View, Weight};
+use brevity_model::{CodeForm, Config, Expr, Form, Model, Role, STRUCTURE, Site, Slot, Source, Stage, View, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use self::read::{NativeFiles, open};
 use crate::dense::{self, dense_dtype};
 use crate::error::Error;
-use crate::format::{Format, forms, plain_config};
+use crate::format::{Format, any_config, forms};
 use crate::gather::{Part, StageView, Whole, carry_others, others, wholes};
 use crate::tensor::{Tensor, TensorSpec};
 
@@ -107,16 +107,26 @@ struct Record {
 }
 
 impl Record {
-    fn of<T>(whole: &Whole<'_, T>, part: &Part<'_, T>, form: Form) -> Self {
-        let rows = part.view.rows.as_ref().map(|rows| rows.iter().map(|range| [range.start, range.end]).collect());
+    /// The record of a part. Parts of a tensor that have other rows than in the source lie there one above the other, or,
+    /// where they lay in turns, are tensors of their own.
+    fn of(whole: &Whole<'_, Form>, part: &Part<'_, Form>, view: Option<&View>) -> Self {
+        let alone = whole.is_reshaped(Form::shape) && part.view.rows.is_some() && view.is_none();
+        let rows = view.unwrap_or(&part.view).rows.as_ref().filter(|_| !alone);
         Record {
             site: part.site.clone(),
             bias: part.slot == Slot::Bias,
-            tensor: whole.tensor.clone(),
+            tensor: if alone { part.site.tensor(part.slot) } else { whole.tensor.clone() },
             transposed: part.view.transposed,
-            rows,
-            form,
+            rows: rows.map(|rows| rows.iter().map(|range| [range.start, range.end]).collect()),
+            form: write::counted(part.item),
         }
+    }
+
+    /// The records of all parts of a tensor.
+    fn all(whole: &Whole<'_, Form>) -> Vec<Record> {
+        let views = if whole.is_reshaped(Form::shape) { whole.relaid(Form::shape) } else { None };
+        let view = |n: usize| views.as_ref().map(|views| &views[n]);
+        whole.parts.iter().enumerate().map(|(n, part)| Record::of(whole, part, view(n))).collect()
     }
 
     fn slot(&self) -> Slot {
@@ -145,6 +155,9 @@ impl Record {
 
 /// Whether all weights of a tensor are floats of the type that it had, so that the tensor can be as it was.
 fn is_plain(whole: &Whole<'_, Form>) -> bool {
+    if whole.parts.iter().any(|part| part.view.rows.is_some()) && whole.is_reshaped(Form::shape) {
+        return false;
+    }
     whole.parts.iter().all(|part| match part.item {
         Expr::Leaf(leaf) if leaf.mask.is_none() => match (&leaf.code, part.source) {
             (CodeForm::Blocks(_), _) => true,
@@ -152,7 +165,8 @@ fn is_plain(whole: &Whole<'_, Form>) -> bool {
                 Some(CodeForm::Blocks(_)) => true,
                 _ => *dtype == dense_dtype(&source.form),
             },
-            (CodeForm::Float(_), None) => true,
+            // Readers of the architecture may not look for a new one, and pass over it without a word.
+            (CodeForm::Float(_), None) => part.slot != Slot::Bias,
             _ => false,
         },
         _ => false,
@@ -180,13 +194,12 @@ impl Format for Native {
                 specs.push(dense::spec(self.name(), at, &whole)?);
                 continue;
             }
-            for part in &whole.parts {
-                let record = Record::of(&whole, part, write::counted(part.item));
+            for record in Record::all(&whole) {
                 specs.extend(write::specs(&record));
                 records.push(record);
             }
         }
-        specs.extend(write::forms_tensor(at.place, &records).map(|tensor| tensor.spec));
+        specs.extend(write::forms_tensor(at.new_place(), &records).map(|tensor| tensor.spec));
         specs.extend(others(self.name(), at)?);
         Ok(specs)
     }
@@ -200,20 +213,22 @@ impl Format for Native {
                 tensors.push(dense::floats(at, whole, dense::spec(self.name(), at, &forms)?, self.name())?);
                 continue;
             }
-            for (part, form) in whole.parts.iter().zip(&forms.parts) {
-                let record = Record::of(whole, part, write::counted(form.item));
+            for (part, record) in whole.parts.iter().zip(Record::all(&forms)) {
                 tensors.extend(write::tensors(&record, part.item));
                 records.push(record);
             }
         }
-        tensors.extend(write::forms_tensor(at.place, &records));
+        tensors.extend(write::forms_tensor(at.new_place(), &records));
         tensors.extend(carry_others(self.name(), at)?);
         Ok(tensors)
     }
 
     fn config(&self, source: &Config, model: &Model<Source>, forms: &Model<Form>) -> Result<Config, Error> {
-        let mut config = plain_config(source, model, forms);
-        config.set("brevity", json!({ "layout": "native", "version": VERSION }));
+        let mut config = any_config(source, model, forms).config;
+        let mut ours = config.get(STRUCTURE).cloned().unwrap_or_else(|| json!({}));
+        ours["layout"] = json!("native");
+        ours["version"] = json!(VERSION);
+        config.set(STRUCTURE, ours);
         Ok(config)
     }
 }

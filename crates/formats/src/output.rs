@@ -67,6 +67,20 @@ impl Output {
     /// [`Error::Output`] if the directory is a file, is in use, cannot be written, holds something that is not ours or
     /// belongs to a run of another identity, or if the disk has not enough space for what is left to write.
     pub fn open(dir: &Path, identity: &str, specs: &[Vec<TensorSpec>], fresh: bool) -> Result<Self, Error> {
+        Self::open_as(dir, identity, specs, false, fresh)
+    }
+
+    /// The same; with `ours`, only we can read the result, whatever its tensors look like.
+    ///
+    /// # Errors
+    /// As [`Output::open`].
+    pub fn open_as(
+        dir: &Path,
+        identity: &str,
+        specs: &[Vec<TensorSpec>],
+        ours: bool,
+        fresh: bool,
+    ) -> Result<Self, Error> {
         let shards = shards(specs)?;
         let planned = Journal {
             identity: identity.to_owned(),
@@ -78,7 +92,7 @@ impl Output {
             files: Vec::new(),
         };
         let lock = prepare(dir)?;
-        let coded = specs.iter().flatten().any(|spec| spec.name.starts_with(native::FORMS));
+        let coded = ours || specs.iter().flatten().any(|spec| spec.name.starts_with(native::FORMS));
         let index = if coded { NATIVE_INDEX } else { INDEX };
         let mut output = Output { dir: dir.to_owned(), shards, index, journal: planned, _lock: lock };
         match output.earlier() {

@@ -73,6 +73,14 @@ pub enum Why {
     /// The weight is new and nothing says what readers call it.
     #[error("it is not in the source, so its name for readers is not known")]
     New,
+    /// A bias that readers of the architecture do not look for.
+    #[error("it has a bias, which the source has not, and readers of its architecture look for none")]
+    Bias,
+    /// The shapes of blocks cannot be said in the configuration of the architecture.
+    #[error(
+        "its block is not shaped like the others, or as its architecture has it, which readers of this format expect"
+    )]
+    Structure,
     /// The bytes of a tensor are of a type that safetensors does not have.
     #[error("its tensor `{tensor}` has the type {dtype}, which safetensors files cannot hold")]
     Dtype {
@@ -102,6 +110,8 @@ impl Why {
             }
             Why::FusedScale { .. } => "use one scale for each row (`group: channel`), or `--format native`".into(),
             Why::Table => "leave it out (`except: [embed.tokens]`), or use `--format native`".into(),
+            Why::Bias => "use `--format native`".into(),
+            Why::Structure => "use `--format native`, which holds any shape, or one share for all blocks".into(),
             Why::Name { .. } | Why::New | Why::Dropped | Why::Uncovered { .. } | Why::Shared { .. } => {
                 "use `--format native`".into()
             }

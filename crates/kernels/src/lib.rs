@@ -29,7 +29,7 @@
 //!
 //! norm        rms_norm(x, gain, offset, eps, out)          gain is `offset + gain`: 0 plain, 1 for Gemma
 //!             layer_norm(x, gain, bias: Option<&[f32]>, eps, out)
-//! rope        Layout::{Half, Pairs}   Rope { layout, heads, head_dim, positions, cos, sin }  tables [positions, rot/2]
+//! rope        Layout::{Half, Pairs}   Rope { layout, heads, head_dim, positions, cos, sin, pairs }  tables [positions, rot/2]
 //!             rotate(&Rope, tokens, first, x, out)   rotate_in_place(&Rope, tokens, first, x)
 //! activation  Act::{Silu, Gelu, GeluTanh, Relu, QuickGelu, Identity}   Act::eval(x)
 //!             apply(Act, x, out)   apply_mul(Act, gate, up, out)   exp/tanh/erf(x, out)

@@ -16,7 +16,7 @@ pub enum Layout {
 /// How the heads of one tensor are rotated.
 ///
 /// The tables are `[positions, rot / 2]`; the first `rot` features of each head are rotated and the rest pass
-/// through. `rot` follows from the tables and [`Rope::positions`].
+/// through. `rot` follows from the tables and [`Rope::positions`], or from [`Rope::pairs`].
 #[derive(Debug, Clone, Copy)]
 pub struct Rope<'a> {
     /// Which features are paired.
@@ -31,18 +31,29 @@ pub struct Rope<'a> {
     pub cos: &'a [f32],
     /// Sines, `[positions, rot / 2]`.
     pub sin: &'a [f32],
+    /// For each head the columns of the tables that its pairs turn with, one head behind the other; without any, all in
+    /// order for every head.
+    pub pairs: &'a [u16],
 }
 
 impl Rope<'_> {
+    /// Columns of the tables.
+    fn columns(&self) -> usize {
+        self.cos.len().checked_div(self.positions).unwrap_or(0)
+    }
+
     /// Pairs per head.
     fn pairs(&self) -> usize {
-        self.cos.len().checked_div(self.positions).unwrap_or(0)
+        if self.pairs.is_empty() { self.columns() } else { self.pairs.len() / self.heads.max(1) }
     }
 
     fn check(&self, tokens: usize, first: usize, x: &[f32]) {
         let width = self.heads * self.head_dim;
         assert_eq!(self.cos.len(), self.sin.len(), "the tables have one shape");
         assert!(2 * self.pairs() <= self.head_dim, "no more features are rotated than a head has");
+        assert!(self.pairs.len().is_multiple_of(self.heads.max(1)), "every head has as many pairs");
+        let columns = self.columns();
+        assert!(self.pairs.iter().all(|&pair| usize::from(pair) < columns), "every pair has a column");
         assert!(x.is_empty() || first + tokens <= self.positions, "every position is in the tables");
         assert!(x.is_empty() || x.len().is_multiple_of(width * tokens), "whole sequences");
     }
@@ -50,9 +61,23 @@ impl Rope<'_> {
 
 #[inline(always)]
 fn rotate_token<const FMA: bool>(rope: &Rope<'_>, position: usize, x: &mut [f32]) {
+    let columns = rope.columns();
+    let cos = &rope.cos[position * columns..][..columns];
+    let sin = &rope.sin[position * columns..][..columns];
     let n = rope.pairs();
-    let cos = &rope.cos[position * n..][..n];
-    let sin = &rope.sin[position * n..][..n];
+    if !rope.pairs.is_empty() {
+        for (head, pairs) in x.chunks_exact_mut(rope.head_dim).zip(rope.pairs.chunks_exact(n.max(1))) {
+            for (i, &pair) in pairs.iter().enumerate() {
+                let (a, b) = match rope.layout {
+                    Layout::Half => (i, i + n),
+                    Layout::Pairs => (2 * i, 2 * i + 1),
+                };
+                let (c, s) = (cos[usize::from(pair)], sin[usize::from(pair)]);
+                (head[a], head[b]) = (head[a] * c - head[b] * s, head[b] * c + head[a] * s);
+            }
+        }
+        return;
+    }
     for head in x.chunks_exact_mut(rope.head_dim) {
         match rope.layout {
             Layout::Half => {
@@ -120,7 +145,7 @@ mod tests {
         let (cos, sin) = tables(8, pairs);
         let x = numbers(2 * tokens * heads * head_dim);
         for layout in [Layout::Half, Layout::Pairs] {
-            let rope = Rope { layout, heads, head_dim, positions: 8, cos: &cos, sin: &sin };
+            let rope = Rope { layout, heads, head_dim, positions: 8, cos: &cos, sin: &sin, pairs: &[] };
             let mut y = vec![0.0; x.len()];
             rotate(&rope, tokens, first, &x, &mut y);
             for row in 0..2 * tokens * heads {
@@ -141,9 +166,41 @@ mod tests {
     }
 
     #[test]
+    fn heads_with_pairs_of_their_own_turn_as_if_the_others_were_zero() {
+        // Two heads of four pairs; the first keeps pairs 0 and 3, the second 1 and 2.
+        let (heads, positions) = (2, 6);
+        let (cos, sin) = tables(positions, 4);
+        let kept = [[0, 3], [1, 2]];
+        for layout in [Layout::Half, Layout::Pairs] {
+            let at = |pair: usize, second: usize, of: usize| match layout {
+                Layout::Half => pair + second * of,
+                Layout::Pairs => 2 * pair + second,
+            };
+            let small = numbers(positions * heads * 4);
+            let mut large = vec![0.0; positions * heads * 8];
+            for row in 0..positions * heads {
+                for (i, &pair) in kept[row % heads].iter().enumerate() {
+                    (0..2).for_each(|second| large[row * 8 + at(pair, second, 4)] = small[row * 4 + at(i, second, 2)]);
+                }
+            }
+            let all = Rope { layout, heads, head_dim: 8, positions, cos: &cos, sin: &sin, pairs: &[] };
+            let some = Rope { head_dim: 4, pairs: &[0, 3, 1, 2], ..all };
+            let (mut x, mut y) = (large.clone(), small.clone());
+            rotate_in_place(&all, positions, 0, &mut x);
+            rotate_in_place(&some, positions, 0, &mut y);
+            for row in 0..positions * heads {
+                for (i, &pair) in kept[row % heads].iter().enumerate() {
+                    (0..2).for_each(|s| assert_eq!(x[row * 8 + at(pair, s, 4)], y[row * 4 + at(i, s, 2)]));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn in_place_and_out_of_place_agree() {
         let (cos, sin) = tables(300, 32);
-        let rope = Rope { layout: Layout::Half, heads: 9, head_dim: 64, positions: 300, cos: &cos, sin: &sin };
+        let rope =
+            Rope { layout: Layout::Half, heads: 9, head_dim: 64, positions: 300, cos: &cos, sin: &sin, pairs: &[] };
         let mut x = numbers(300 * 576);
         let mut y = vec![0.0; x.len()];
         rotate(&rope, 300, 0, &x, &mut y);

@@ -17,6 +17,12 @@ pub enum Error {
         /// The method with the most similar name.
         nearest: Option<&'static str>,
     },
+    /// A method that rewrites whole sublayers was asked to rewrite a layer.
+    #[error("`{method}` rewrites whole sublayers of blocks, not single layers")]
+    Sublayers {
+        /// The method.
+        method: String,
+    },
     /// The method has no such setting.
     #[error("`{method}` has no setting `{name}`")]
     Setting {

@@ -20,21 +20,28 @@
 //! This crate opens no files and runs no model: it takes and gives `brevity-model`'s layers.
 #![forbid(unsafe_code)]
 
+mod block;
+mod cut;
 mod error;
 mod inputs;
 mod ladder;
 mod leaves;
 mod method;
+mod refit;
 #[cfg(test)]
 mod samples;
 mod seen;
 mod settings;
+mod shares;
 #[cfg(test)]
 mod testing;
 
 /// Fewer numbers that are not zero.
 mod prune {
     pub(crate) mod allocate;
+    pub(crate) mod channels;
+    pub(crate) mod heads;
+    pub(crate) mod layers;
     pub(crate) mod magnitude;
     mod pattern;
     mod remove;
@@ -45,6 +52,7 @@ mod prune {
 
 /// Fewer numbers: thin factors in place of one matrix.
 mod decompose {
+    pub(crate) mod modegpt;
     pub(crate) mod svd;
 }
 
@@ -63,10 +71,15 @@ mod recover {
 
 use serde_json::Value;
 
+pub use block::{BlockCx, BlockMethod, BlockSurvey, Influence, Part, Sizes, part_of};
+pub use decompose::modegpt::Modegpt;
 pub use decompose::svd::Svd;
 pub use error::{Error, Result};
 pub use inputs::{Auto, Damp, Order};
-pub use method::{Cx, LinearMethod, Survey, surveyed};
+pub use method::{Cx, LinearMethod, Method, Survey, surveyed};
+pub use prune::channels::Channels;
+pub use prune::heads::Heads;
+pub use prune::layers::Layers;
 pub use prune::magnitude::Magnitude;
 pub use prune::sparsegpt::SparseGpt;
 pub use prune::wanda::Wanda;
@@ -81,6 +94,8 @@ pub use settings::Setting;
 /// What a method does to a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    /// Takes channels, heads, dimensions or layers out of whole sublayers.
+    Reduce,
     /// Aims the layer at what it should return, before anything is taken from it.
     Retarget,
     /// Removes entries.
@@ -103,13 +118,39 @@ pub struct Entry {
     /// What can be set.
     pub settings: &'static [Setting],
     /// The method with settings from JSON, an object or `null`.
-    pub parse: fn(Value) -> Result<Box<dyn LinearMethod>>,
+    pub parse: Parse,
     /// What it does to a layer.
     pub kind: Kind,
 }
 
+impl Entry {
+    /// The method with settings from JSON, an object or `null`.
+    ///
+    /// # Errors
+    /// Whatever the method says of its settings.
+    pub fn read(&self, settings: Value) -> Result<Method> {
+        Ok(match self.parse {
+            Parse::Linear(parse) => Method::Linear(parse(settings)?),
+            Parse::Block(parse) => Method::Block(parse(settings)?),
+        })
+    }
+}
+
+/// How a method is made from settings.
+#[derive(Clone, Copy, Debug)]
+pub enum Parse {
+    /// One that rewrites one layer at a time.
+    Linear(fn(Value) -> Result<Box<dyn LinearMethod>>),
+    /// One that rewrites whole sublayers.
+    Block(fn(Value) -> Result<Box<dyn BlockMethod>>),
+}
+
 /// All methods, in the order in which they make sense in a recipe.
 pub const METHODS: &[Entry] = &[
+    prune::layers::ENTRY,
+    prune::heads::ENTRY,
+    prune::channels::ENTRY,
+    decompose::modegpt::ENTRY,
     recover::retarget::ENTRY,
     prune::magnitude::ENTRY,
     prune::wanda::ENTRY,
@@ -120,14 +161,26 @@ pub const METHODS: &[Entry] = &[
     recover::bias::ENTRY,
 ];
 
+/// The method of a name that rewrites one layer at a time, with settings from JSON, an object or `null`.
+///
+/// # Errors
+/// [`Error::Method`] for an unknown name, [`Error::Sublayers`] for a method of the other kind, and whatever the method says
+/// of its settings.
+pub fn method(name: &str, settings: Value) -> Result<Box<dyn LinearMethod>> {
+    match any_method(name, settings)? {
+        Method::Linear(method) => Ok(method),
+        Method::Block(_) => Err(Error::Sublayers { method: name.to_owned() }),
+    }
+}
+
 /// The method of a name with settings from JSON, an object or `null`.
 ///
 /// # Errors
 /// [`Error::Method`] for an unknown name, and whatever the method says of its settings.
-pub fn method(name: &str, settings: Value) -> Result<Box<dyn LinearMethod>> {
+pub fn any_method(name: &str, settings: Value) -> Result<Method> {
     let names: Vec<&'static str> = METHODS.iter().map(|entry| entry.name).collect();
     match METHODS.iter().find(|entry| entry.name == name) {
-        Some(entry) => (entry.parse)(settings),
+        Some(entry) => entry.read(settings),
         None => Err(Error::Method { name: name.to_owned(), nearest: settings::nearest(name, &names) }),
     }
 }
@@ -141,6 +194,6 @@ mod tests {
         let hint = |name| method(name, Value::Null).unwrap_err().hint().unwrap();
         assert_eq!(hint("quantise.rtn"), "did you mean `quantize.rtn`?");
         assert_eq!(hint("svd"), "did you mean `decompose.svd`?");
-        assert!(hint("x").starts_with("the methods are recover.retarget, prune.magnitude, "));
+        assert!(hint("x").starts_with("the methods are prune.layers, prune.heads, "));
     }
 }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use brevity_model::{Form, Linear, Site, Weight};
+use brevity_model::{Form, Linear, Site, Tap, Weight};
 
+use crate::block::BlockMethod;
 use crate::error::{Error, Result};
 use crate::seen::{Needs, Seen};
 
@@ -86,6 +87,76 @@ pub trait LinearMethod: Send + Sync + fmt::Debug {
     /// Bytes that [`LinearMethod::rewrite`] holds at most beside the layer it is given and what was seen, the result
     /// included.
     fn peak_bytes(&self, layer: &Linear<Form>) -> u64;
+}
+
+/// A method of either kind.
+#[derive(Debug)]
+pub enum Method {
+    /// Rewrites one layer at a time.
+    Linear(Box<dyn LinearMethod>),
+    /// Rewrites whole sublayers.
+    Block(Box<dyn BlockMethod>),
+}
+
+impl Method {
+    /// The method, if it rewrites one layer at a time.
+    pub fn linear(&self) -> Option<&dyn LinearMethod> {
+        match self {
+            Method::Linear(method) => Some(&**method),
+            Method::Block(_) => None,
+        }
+    }
+
+    /// The method, if it rewrites whole sublayers.
+    pub fn block(&self) -> Option<&dyn BlockMethod> {
+        match self {
+            Method::Linear(_) => None,
+            Method::Block(method) => Some(&**method),
+        }
+    }
+
+    /// What it must see at a tap that a layer reads.
+    pub fn needs(&self, tap: Option<Tap>) -> Needs {
+        match (self, tap) {
+            (Method::Linear(method), _) => method.needs(),
+            (Method::Block(method), Some(tap)) => method.needs(tap),
+            (Method::Block(_), None) => Needs::default(),
+        }
+    }
+
+    /// Whether it looks at activations at all, on its way or in a survey.
+    pub fn looks(&self) -> bool {
+        match self {
+            Method::Linear(method) => !method.needs().or(method.survey_needs()).is_nothing(),
+            Method::Block(method) => {
+                method.survey().is_some() || Tap::OF_BLOCK.iter().any(|&tap| !method.needs(tap).is_nothing())
+            }
+        }
+    }
+
+    /// Whether it has a survey to make that looks at activations.
+    pub fn survey_looks(&self) -> bool {
+        match self {
+            Method::Linear(method) => !method.survey_needs().is_nothing(),
+            Method::Block(method) => method.survey().is_some(),
+        }
+    }
+
+    /// Whether it has a survey to make.
+    pub fn surveys(&self) -> bool {
+        match self {
+            Method::Linear(method) => method.survey().is_some(),
+            Method::Block(method) => method.survey().is_some(),
+        }
+    }
+
+    /// All settings with their values.
+    pub fn settings(&self) -> serde_json::Value {
+        match self {
+            Method::Linear(method) => method.settings(),
+            Method::Block(method) => method.settings(),
+        }
+    }
 }
 
 /// A look at all selected layers before any of them is rewritten: a global threshold, ranks that depend on weights.

@@ -8,9 +8,21 @@ use std::sync::OnceLock;
 use brevity_kernels::gram::{Cross, Gram};
 use brevity_kernels::matmul::Rows;
 use brevity_kernels::ops::Compute;
-use brevity_methods::{Cx, Entry, Error, Fold, Kind, LinearMethod, METHODS, Seen, method};
+use brevity_methods::{Cx, Entry, Error, Fold, Kind, LinearMethod, METHODS, Parse, Seen, method};
 use brevity_model::{Code, Dtype, Expr, Floats, Form, Leaf, LeafForm, Linear, Mask, MaskForm, Site, Weight};
 use serde_json::{Value, json};
+
+/// The methods that rewrite one layer at a time; `blocks.rs` asks the others.
+fn linear() -> impl Iterator<Item = &'static Entry> {
+    METHODS.iter().filter(|entry| matches!(entry.parse, Parse::Linear(_)))
+}
+
+fn parse(entry: &Entry, settings: Value) -> Result<Box<dyn LinearMethod>, Error> {
+    match entry.parse {
+        Parse::Linear(parse) => parse(settings),
+        Parse::Block(_) => unreachable!("only methods for single layers are asked here"),
+    }
+}
 
 /// Settings worth trying; the first are the defaults.
 fn variants(entry: &Entry) -> Vec<Value> {
@@ -165,7 +177,7 @@ fn site(n: usize) -> Site {
 
 /// The method as it is when all layers have been looked at.
 fn ready(entry: &Entry, settings: &Value, layers: &[(&'static str, Linear<Weight>, Seen)]) -> Box<dyn LinearMethod> {
-    let method = (entry.parse)(settings.clone()).unwrap();
+    let method = parse(entry, settings.clone()).unwrap();
     let Some(mut survey) = method.survey() else { return method };
     loop {
         for (n, (_, layer, seen)) in layers.iter().enumerate() {
@@ -184,7 +196,7 @@ fn for_all(mut f: impl FnMut(&str, &dyn LinearMethod, &Site, &Linear<Weight>, &L
         (name, layer, seen)
     };
     let layers: Vec<_> = layers().into_iter().map(with_seen).collect();
-    for entry in METHODS {
+    for entry in linear() {
         for settings in variants(entry) {
             let method = ready(entry, &settings, &layers);
             for (n, (name, before, seen)) in layers.iter().enumerate() {
@@ -272,11 +284,11 @@ fn masks_are_kept_or_their_loss_is_told() {
 
 #[test]
 fn settings_survive_writing_and_reading() {
-    for entry in METHODS {
+    for entry in linear() {
         for settings in variants(entry) {
-            let written = (entry.parse)(settings.clone()).unwrap().settings();
+            let written = parse(entry, settings.clone()).unwrap().settings();
             let text = written.to_string();
-            let read = (entry.parse)(serde_json::from_str(&text).unwrap()).unwrap().settings();
+            let read = parse(entry, serde_json::from_str(&text).unwrap()).unwrap().settings();
             assert_eq!(read, written, "{} {settings}", entry.name);
             for (name, value) in settings.as_object().into_iter().flatten() {
                 assert!(same(&written[name], value), "{} {settings}: {name} became {}", entry.name, written[name]);
@@ -297,13 +309,13 @@ fn same(written: &Value, set: &Value) -> bool {
 
 #[test]
 fn an_unknown_setting_is_an_error_that_names_the_nearest() {
-    for entry in METHODS {
+    for entry in linear() {
         for setting in entry.settings {
             let misspelt = format!("{}x", setting.name);
-            let error = (entry.parse)(json!({ &misspelt: 1 })).unwrap_err();
+            let error = parse(entry, json!({ &misspelt: 1 })).unwrap_err();
             assert_eq!(error.hint(), Some(format!("did you mean `{}`?", setting.name)), "{}", entry.name);
         }
-        assert!((entry.parse)(json!({"no such thing": 1})).is_err());
+        assert!(parse(entry, json!({"no such thing": 1})).is_err());
     }
 }
 
@@ -315,13 +327,13 @@ fn relative_error(before: &Linear<Weight>, after: &Linear<Weight>) -> f64 {
 
 #[test]
 fn error_falls_with_more_bits_more_rank_and_less_sparsity() {
-    for entry in METHODS {
+    for entry in linear() {
         let Ok(ladder) = ladder(entry) else { continue };
         for (name, before) in layers().into_iter().filter(|(name, _)| matches!(*name, "f32" | "bf16" | "masked")) {
             let seen = seen(&before);
             let error = |settings: &Value| {
                 let mut after = before.clone();
-                let method = (entry.parse)(settings.clone()).unwrap();
+                let method = parse(entry, settings.clone()).unwrap();
                 method.rewrite(&mut after, &mut Cx::with(&site(0), 0, &seen)).unwrap();
                 relative_error(&before, &after)
             };
@@ -342,13 +354,13 @@ fn peak_bytes_covers_at_least_the_result() {
 
 #[test]
 fn weights_that_are_not_finite_are_refused_by_every_method() {
-    for entry in METHODS {
+    for entry in linear() {
         let mut w = noise(64 * 128, 1);
         w[77] = f32::NAN;
         let mut layer = Linear { weight: Weight::float([64, 128], Floats::F32(w)), bias: None };
         let (site, seen) = (site(4), seen(&layer));
         let mut cx = Cx::with(&site, 0, &seen);
-        let error = (entry.parse)(Value::Null).unwrap().rewrite(&mut layer, &mut cx).unwrap_err();
+        let error = parse(entry, Value::Null).unwrap().rewrite(&mut layer, &mut cx).unwrap_err();
         assert_eq!(
             error.to_string(),
             "`blocks.4.mlp.up` holds 1 NaN and 0 infinite values among 8192",
@@ -402,6 +414,7 @@ fn quantization_after_decomposition_codes_both_factors() {
 fn the_list_is_in_the_order_of_a_recipe() {
     assert!(METHODS.is_sorted_by_key(|entry| entry.kind));
     let family = |kind| match kind {
+        Kind::Reduce => "",
         Kind::Retarget | Kind::Correct => "recover.",
         Kind::Prune => "prune.",
         Kind::Decompose => "decompose.",

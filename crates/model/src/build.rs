@@ -17,6 +17,7 @@ use crate::loose;
 use crate::site::{Place, Role, Site, Slot};
 use crate::source::{Source, View};
 use crate::stages::Tensors;
+use crate::structure::{self, HeadsRecord, Sublayer};
 use crate::tree::{Block, Embed, Head, Model, Reach, Stage};
 use parts::fits;
 
@@ -77,10 +78,12 @@ struct Builder<'a> {
 }
 
 /// What differs from block to block.
-struct Layer {
+struct Layer<'a> {
     reach: Reach,
     windowed: bool,
     rotated: bool,
+    /// What its heads are, where shapes do not tell.
+    heads: Option<&'a HeadsRecord>,
 }
 
 impl Builder<'_> {
@@ -93,19 +96,35 @@ impl Builder<'_> {
         if blocks > names.len() {
             return Err(layers.wrong(&format!("a number of blocks that {} tensors can make up", names.len())));
         }
-        let rotated = layers::rotated(&self.look, blocks)?;
-        let windowed = match &d.attn.window {
-            Some(rule) => layers::windowed(&self.look, rule, &rotated)?,
-            None => vec![false; blocks],
+        let records = structure::read(self.look.config, blocks)?;
+        // What was recorded block by block need not be worked out, and lists for the blocks of old may no longer fit.
+        let (rotated, windowed, reaches) = match &records {
+            Some(_) => (vec![false; blocks], vec![false; blocks], vec![Reach::Causal; blocks]),
+            None => {
+                let rotated = layers::rotated(&self.look, blocks)?;
+                let windowed = match &d.attn.window {
+                    Some(rule) => layers::windowed(&self.look, rule, &rotated)?,
+                    None => vec![false; blocks],
+                };
+                let reaches = layers::reaches(&self.look, &windowed)?;
+                (rotated, windowed, reaches)
+            }
         };
-        let reaches = layers::reaches(&self.look, &windowed)?;
-
         let embed = self.embed()?;
         let [vocabulary, width] = embed.tokens.weight.form.shape();
         let mut stages = vec![Stage::Embed(embed)];
         for n in 0..blocks {
-            let layer = Layer { reach: reaches[n], windowed: windowed[n], rotated: rotated[n] };
-            stages.push(Stage::Block(self.block(n, &layer)?));
+            let record = records.as_ref().map(|records| &records[n]);
+            let heads = record.and_then(|record| record.heads.as_ref());
+            let layer = match heads {
+                Some(heads) => {
+                    let windowed = matches!(heads.reach, Reach::Window(_));
+                    Layer { reach: heads.reach, windowed, rotated: heads.rotated, heads: Some(heads) }
+                }
+                None => Layer { reach: reaches[n], windowed: windowed[n], rotated: rotated[n], heads: None },
+            };
+            let dropped = record.map_or(&[][..], |record| &record.dropped);
+            stages.push(Stage::Block(self.block(n, &layer, dropped)?));
         }
         if d.head.is_some() {
             stages.push(Stage::Head(self.head([vocabulary, width])?));
@@ -113,7 +132,8 @@ impl Builder<'_> {
         let left = names.into_iter().filter(|name| !self.claimed.contains(name));
         stages.extend(loose::stages(self.tensors, left.collect()));
         let context = self.look.key(&keys.context).map(|context| context.count()).transpose()?;
-        Ok(Model { name: d.name.clone(), hidden: self.hidden, vocabulary, context, stages })
+        let block_name = Some(format!("{}{}", self.prefix, d.block));
+        Ok(Model { name: d.name.clone(), hidden: self.hidden, vocabulary, context, block_name, stages })
     }
 
     fn embed(&mut self) -> Result<Embed<Source>, Error> {
@@ -143,15 +163,16 @@ impl Builder<'_> {
         Ok(Embed { tokens, positions, position_offset: names.position_offset, types, project, norm, scale })
     }
 
-    fn block(&mut self, n: usize, layer: &Layer) -> Result<Block<Source>, Error> {
+    fn block(&mut self, n: usize, layer: &Layer<'_>, dropped: &[Sublayer]) -> Result<Block<Source>, Error> {
         let place = Place::Block(n as u32);
         let under = format!("{}{}", self.prefix, self.d.block.replace("{i}", &n.to_string()));
         let parallel = match self.d.parallel.as_ref().and_then(|setting| self.look.setting(setting)) {
             Some(parallel) => parallel.flag()?,
             None => false,
         };
-        let attn = Some(self.attention(place, &under, layer)?);
-        let mlp = Some(self.mlp(place, &under)?);
+        let there = |part| !dropped.contains(&part);
+        let attn = there(Sublayer::Attn).then(|| self.attention(place, &under, layer)).transpose()?;
+        let mlp = there(Sublayer::Mlp).then(|| self.mlp(place, &under)).transpose()?;
         Ok(Block { attn, mlp, parallel })
     }
 

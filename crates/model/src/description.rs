@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::tree::{NormKind, RopeStyle};
 
-pub(crate) use written::all;
 pub use written::architectures;
+pub(crate) use written::{Written, all};
 
 /// One architecture as a description gives it, for one configuration: inheritance and cases are resolved.
 #[derive(Clone, Debug, Deserialize)]
@@ -57,6 +57,7 @@ pub(crate) struct Keys {
     pub eps: String,
     pub context: String,
     pub tied: String,
+    pub ffn: String,
 }
 
 impl Default for Keys {
@@ -70,6 +71,7 @@ impl Default for Keys {
             eps: "rms_norm_eps".into(),
             context: "max_position_embeddings".into(),
             tied: "tie_word_embeddings".into(),
+            ffn: "intermediate_size".into(),
         }
     }
 }
@@ -140,6 +142,8 @@ pub(crate) struct AttnNames {
     pub scale: Option<Scale>,
     #[serde(default)]
     pub softcap: Option<Setting>,
+    #[serde(default)]
+    pub free_width: bool,
     #[serde(default)]
     pub reach: ReachRule,
     #[serde(default)]

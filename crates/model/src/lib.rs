@@ -36,6 +36,9 @@ mod rope;
 mod site;
 mod source;
 mod stages;
+mod stock;
+mod structure;
+mod tap;
 mod tree;
 mod walk;
 
@@ -51,6 +54,9 @@ pub use mask::Mask;
 pub use site::{ParseSite, Place, Role, Site, Slot};
 pub use source::{Source, View};
 pub use stages::{LoadError, Stages, Tensors};
+pub use stock::{Reshaped, reshaped};
+pub use structure::{BlockRecord, HeadsRecord, STRUCTURE, Sublayer, structure};
+pub use tap::Tap;
 pub use tree::{
     Activation, Attention, Block, Embed, Head, Heads, Linear, LongRope, Loose, Mlp, Model, Norm, NormKind, Reach, Rope,
     RopeStyle, Stage,

@@ -13,7 +13,7 @@ const STAGE_BYTES: u64 = 256 << 20;
 /// Every tensor of a checkpoint as a loose weight: it can be rewritten without data, but not run.
 pub fn build_loose(tensors: &dyn Tensors) -> Model<Source> {
     let stages = stages(tensors, tensors.names());
-    Model { name: "loose".into(), hidden: 0, vocabulary: 0, context: None, stages }
+    Model { name: "loose".into(), hidden: 0, vocabulary: 0, context: None, block_name: None, stages }
 }
 
 /// Loose stages of the tensors `names`, in their order.

@@ -38,6 +38,7 @@ pub(crate) fn rope(look: &Lookup<'_>, keys: &RopeKeys, windowed: bool, qk_dim: u
         style: keys.style,
         amplitude: scaled.amplitude as f32,
         long: scaled.long.map(|(beyond, inv_freq)| LongRope { beyond, inv_freq: single(inv_freq) }),
+        pairs: None,
     })
 }
 

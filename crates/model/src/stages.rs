@@ -35,6 +35,12 @@ pub trait Tensors {
     /// `None` if there is no such tensor, or if it is no vector or matrix of floats or codes.
     fn form(&self, name: &str) -> Option<Form>;
 
+    /// Where the weight of a site is, if the container keeps weights by site and has this one.
+    fn by_site(&self, site: &Site, slot: Slot) -> Option<Source> {
+        let _ = (site, slot);
+        None
+    }
+
     /// Where the weight of a site is: by default the part `view` of the tensor called `name`.
     ///
     /// Containers that keep weights by site answer by `site` and `slot` instead.

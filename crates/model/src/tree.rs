@@ -15,6 +15,8 @@ pub struct Model<W> {
     pub vocabulary: usize,
     /// The longest input that the model was made for, if it says.
     pub context: Option<usize>,
+    /// What the names of the tensors of a block begin with, `{i}` standing for its number: `model.layers.{i}`.
+    pub block_name: Option<String>,
     /// The stages in the order in which activations pass them; [`Stage::Loose`] ones stand at the end.
     pub stages: Vec<Stage<W>>,
 }
@@ -163,7 +165,7 @@ impl Heads {
     }
 }
 
-/// Rotary position embedding of the first `2 * inv_freq.len()` entries of each query and key head.
+/// Rotary position embedding of the first entries of each query and key head, two for each of its pairs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// Radians a position, for each rotated pair of an input of usual length. Scaling rules are already applied.
@@ -174,6 +176,9 @@ pub struct Rope {
     pub amplitude: f32,
     /// What holds for longer inputs, if that is something else.
     pub long: Option<LongRope>,
+    /// For each key/value head, which of the frequencies its pairs turn with, one head behind the other; without it every
+    /// head turns with all of them. Pairs that were pruned are missing here, and may differ from head to head.
+    pub pairs: Option<Vec<u16>>,
 }
 
 /// Rotary frequencies of inputs beyond a length.
@@ -193,6 +198,20 @@ impl Rope {
             _ => &self.inv_freq,
         }
     }
+
+    /// How many pairs of each of `kv` key/value heads are rotated.
+    pub fn pairs_per_head(&self, kv: usize) -> usize {
+        self.pairs.as_ref().map_or(self.inv_freq.len(), |pairs| pairs.len() / kv.max(1))
+    }
+
+    /// The frequencies that the pairs of key/value head `kv` of `of` turn with, by their numbers.
+    pub fn pairs_of(&self, kv: usize, of: usize) -> Vec<u16> {
+        let each = self.pairs_per_head(of);
+        match &self.pairs {
+            Some(pairs) => pairs[kv * each..(kv + 1) * each].to_vec(),
+            None => (0..each as u16).collect(),
+        }
+    }
 }
 
 /// Which entries of a head are rotated together.
@@ -206,7 +225,8 @@ pub enum RopeStyle {
 }
 
 /// Which keys a query sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reach {
     /// Its own position and those before.
     Causal,

@@ -311,6 +311,7 @@ impl<W> Model<W> {
             hidden: self.hidden,
             vocabulary: self.vocabulary,
             context: self.context,
+            block_name: self.block_name.clone(),
             stages: stages.collect::<Result<_, E>>()?,
         })
     }
@@ -380,6 +381,7 @@ mod tests {
             hidden: 1,
             vocabulary: 1,
             context: None,
+            block_name: None,
             stages: vec![block(), block(), loose()],
         };
         assert_eq!(model.site(1, Role::Up).to_string(), "blocks.1.mlp.up");

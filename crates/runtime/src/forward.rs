@@ -261,7 +261,7 @@ impl Forward {
         // Keys that were turned for a short input do not fit queries of a long one.
         let shortest = lengths.and_then(|lengths| lengths.iter().min().copied()).unwrap_or(tokens);
         one_side(heads, tokens, if first > 0 { first } else { shortest })?;
-        let turn = |rope: &Rope, y: &Tensor| self.rotate(rope, y, heads.qk_dim, first);
+        let turn = |rope: &Rope, y: &Tensor| self.rotate(rope, y, heads, first);
         let [q, mut k, mut v] = self.projected(attn, x, &turn)?;
         if let Some(past) = past {
             (k, v) = past.append(&k, &v)?;
@@ -285,7 +285,8 @@ impl Forward {
         let turn = |rope: &Rope, y: &Tensor| {
             let turns = self.turns(rope, rope.frequencies(bundle.longest()), bundle.longest())?;
             let (cos, sin) = (turns.cos.index_select(&positions, 0)?, turns.sin.index_select(&positions, 0)?);
-            Ok(ops::rope(y, layout(rope), y.dims()[2] / heads.qk_dim, &cos, &sin, 0)?)
+            let count = y.dims()[2] / heads.qk_dim;
+            Ok(ops::rope(y, layout(rope), count, &cos, &sin, 0, &kept_pairs(rope, heads, count))?)
         };
         let [q, k, v] = self.projected(attn, x, &turn)?;
         let part = |x: &Tensor, n: usize| {
@@ -348,10 +349,11 @@ impl Forward {
         Ok(self.norm(norm, heads)?.reshape((batch, tokens, all))?)
     }
 
-    fn rotate(&self, rope: &Rope, x: &Tensor, head: usize, first: usize) -> Result<Tensor> {
+    fn rotate(&self, rope: &Rope, x: &Tensor, heads: &Heads, first: usize) -> Result<Tensor> {
         let (_, tokens, width) = x.dims3()?;
         let turns = self.turns(rope, rope.frequencies(first + tokens), first + tokens)?;
-        Ok(ops::rope(x, layout(rope), width / head, &turns.cos, &turns.sin, first)?)
+        let count = width / heads.qk_dim;
+        Ok(ops::rope(x, layout(rope), count, &turns.cos, &turns.sin, first, &kept_pairs(rope, heads, count))?)
     }
 
     /// Cosines and sines for at least so many positions, made once for all layers that turn alike.
@@ -401,6 +403,17 @@ impl Forward {
             None => ops::act(act, &up)?,
         })
     }
+}
+
+/// For each of so many query or key heads the frequencies that its pairs turn with, if some are missing.
+fn kept_pairs(rope: &Rope, heads: &Heads, count: usize) -> Vec<u16> {
+    if rope.pairs.is_none() {
+        return Vec::new();
+    }
+    let kv = heads.kv();
+    let queries = count == heads.kv_of.len();
+    let read = |head: usize| if queries { usize::from(heads.kv_of[head]) } else { head };
+    (0..count).flat_map(|head| rope.pairs_of(read(head), kv)).collect()
 }
 
 fn layout(rope: &Rope) -> Layout {

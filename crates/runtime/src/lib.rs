@@ -38,10 +38,11 @@ mod write;
 
 pub use applied::Applied;
 pub use brevity_kernels::ops::Compute;
+pub use brevity_model::Tap;
 pub use bundle::Bundle;
 pub use cache::{Cache, Kv};
 pub use error::{Error, Result};
-pub use flow::{Flow, Keep, Tap};
+pub use flow::{Flow, Keep};
 pub use forward::Forward;
 pub use generate::{Sampling, generate};
 pub use look::{Boundary, Chunk, Cross, FirstRows, Looks, Progress, StreamOptions, Visit, Watch};

@@ -179,7 +179,13 @@ fn blocks() -> Vec<(&'static str, Block<Weight>)> {
         all.push((name, Block { attn, mlp, parallel }));
     };
     let rope = |style, pairs: usize, amplitude| {
-        Some(Rope { inv_freq: (0..pairs).map(|i| 0.7f32.powi(i as i32)).collect(), style, amplitude, long: None })
+        Some(Rope {
+            inv_freq: (0..pairs).map(|i| 0.7f32.powi(i as i32)).collect(),
+            style,
+            amplitude,
+            long: None,
+            pairs: None,
+        })
     };
     add("plain", &mut |_, _, _, _| ());
     add("parallel, both ways", &mut |_, attn, _, parallel| {

@@ -40,6 +40,7 @@ pub(super) fn all(plan: &Plan, checkpoint: &Checkpoint, steps: &[StepForms]) -> 
     lints.extend(idle_zeros(plan));
     lints.extend(tied(plan, checkpoint.model()));
     lints.extend(larger(plan));
+    lints.extend(guessed(plan));
     lints.extend(few_tokens(plan));
     lints.extend(hardly_known(plan, checkpoint));
     lints
@@ -285,6 +286,17 @@ fn late_aim(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
     vec![Lint::new(
         format!("{} had something taken before `recover.retarget`", some(sites.into_iter())),
         "it aims at what the layer gives as it gets it; put it first, so that the steps behind it keep to that aim",
+    )]
+}
+
+/// Shapes that depend on a text, in a plan without one.
+fn guessed(plan: &Plan) -> Vec<Lint> {
+    if plan.calibration.is_some() || !plan.is_surveyed() {
+        return Vec::new();
+    }
+    vec![Lint::new(
+        "how much each block loses depends on a text, and there is none: the sizes are those of blocks that are all alike",
+        "give one with `--text FILE`; the sum will hardly change",
     )]
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Costs<'a> {
     pub forms: &'a Model<Form>,
     /// What the steps of each layer need beside it.
     pub layers: &'a [Vec<u64>],
+    /// What the steps for whole sublayers of each stage need beside it.
+    pub parts: &'a [u64],
     pub specs: &'a [Vec<TensorSpec>],
     pub looks: &'a Looks,
     /// Whether a survey takes the samples through the model before the work begins.
@@ -88,6 +90,8 @@ impl Costs<'_> {
                 let [seen, sample] = if n < end { self.looking(n, &before) } else { [0; 2] };
                 let at_once = if n < end { 1 } else { threads };
                 let busy = in_hand.iter().take(at_once).sum::<u64>().max(sample);
+                // A sublayer that loses units is there before and after, and nothing else happens meanwhile.
+                let busy = busy.max(self.parts[n] + if self.parts[n] > 0 { loaded } else { 0 });
                 let rewriting = busy + seen + loaded.max(rewritten);
                 // Expressions are multiplied out to compare, and to write them as floats.
                 let mut whole: Vec<u64> = linears(&self.forms.stages[n])
@@ -165,7 +169,7 @@ impl Costs<'_> {
         let ready = if matches!(before, Stage::Embed(_)) { stage_bytes(before) } else { ready };
         let sample = self.samples.longest as u64 * 4 * widths(before).sample as u64;
         let seen = |(role, layer): &(brevity_model::Role, Linear<Form>)| {
-            let needs = Tap::of(role).map(|tap| self.looks.at(n, tap)).filter(|needs| !needs.is_nothing())?;
+            let needs = Tap::of(role).map(|tap| self.looks.most(n, tap)).filter(|needs| !needs.is_nothing())?;
             let [_, width] = layer.weight.shape();
             let folds = if needs.held_out { 2 } else { 1 };
             let gram = if needs.gram { Gram::bytes(width) } else { 0 };
@@ -176,7 +180,9 @@ impl Costs<'_> {
         };
         let mut copy = before.clone();
         let layers = copy.linears_mut().into_iter().map(|(role, layer)| (role, layer.clone()));
-        let seen = layers.filter_map(|layer| seen(&layer)).max().unwrap_or(0);
+        let seen = layers.filter_map(|layer| seen(&layer));
+        // What is seen in front of and between the matrices of a sublayer is held together while it loses units.
+        let seen = if self.parts[n] > 0 { seen.sum::<u64>() } else { seen.max().unwrap_or(0) };
         let runs = self.runs().max(1);
         [runs * ready + seen + SUMS, runs * sample]
     }

@@ -1,7 +1,7 @@
 //! The forms that a recipe leaves behind, and what each step costs in memory.
 
-use brevity_methods::LinearMethod;
-use brevity_model::{Form, Linear, Model, Site, Source};
+use brevity_methods::{LinearMethod, Method, Sizes, part_of};
+use brevity_model::{Form, Linear, Model, Role, Site, Source, Stage, Sublayer};
 
 use crate::error::Error;
 use crate::recipe::Recipe;
@@ -11,8 +11,10 @@ use crate::work::{Work, step_place};
 pub(super) struct Predicted {
     /// The forms of all weights afterwards.
     pub forms: Model<Form>,
-    /// For each stage and layer, the memory that its steps need beside the layer, in bytes.
+    /// For each stage and layer of the source, the memory that its steps need beside the layer, in bytes.
     pub costs: Vec<Vec<u64>>,
+    /// For each stage, the memory that steps for whole sublayers need beside the stage, in bytes.
+    pub part_costs: Vec<u64>,
     /// The forms of each touched layer in front of and behind each of its steps.
     pub steps: Vec<StepForms>,
 }
@@ -30,36 +32,73 @@ pub(super) fn forms(
     recipe: &Recipe,
     model: &Model<Source>,
     work: &Work,
-    methods: &[Box<dyn LinearMethod>],
+    methods: &[Method],
 ) -> Result<Predicted, Error> {
     let mut forms = model
         .try_map(|_, _, source| Ok::<_, std::convert::Infallible>(source.form.clone()))
         .unwrap_or_else(|never| match never {});
     let mut costs = Vec::new();
+    let mut part_costs = Vec::new();
     let mut steps = Vec::new();
     for (n, stage) in forms.stages.iter_mut().enumerate() {
-        let mut stage_costs = Vec::new();
-        for ((_, layer), (site, numbers)) in stage.linears_mut().into_iter().zip(work.of(n)) {
-            let mut cost = 0;
+        part_costs.push(parts(recipe, work, methods, n, stage, &mut steps)?);
+        let mut stage_costs = vec![0; work.of(n).len()];
+        for (role, layer) in stage.linears_mut() {
+            let (at, site, numbers) = work.at(n, &role);
             for &step in numbers {
+                let Some(method) = methods[step].linear() else { continue };
                 let before = layer.weight.clone();
-                cost = cost.max(methods[step].peak_bytes(layer));
-                predict(recipe, methods, step, site, layer)?;
+                stage_costs[at] = stage_costs[at].max(method.peak_bytes(layer));
+                predict(recipe, method, step, site, layer)?;
                 steps.push(StepForms { site: site.clone(), step, before, after: layer.weight.clone() });
             }
-            stage_costs.push(cost);
         }
         costs.push(stage_costs);
     }
-    Ok(Predicted { forms, costs, steps })
+    Ok(Predicted { forms, costs, part_costs, steps })
+}
+
+/// What steps for whole sublayers leave of a stage; returns what they need in memory.
+fn parts(
+    recipe: &Recipe,
+    work: &Work,
+    methods: &[Method],
+    n: usize,
+    stage: &mut Stage<Form>,
+    steps: &mut Vec<StepForms>,
+) -> Result<u64, Error> {
+    let Stage::Block(block) = stage else { return Ok(0) };
+    let sizes = Sizes::of(block);
+    let mut cost = 0;
+    for part in [Sublayer::Attn, Sublayer::Mlp] {
+        for step in work.of_part(n, part, methods) {
+            let Some(method) = methods[step].block() else { continue };
+            cost = cost.max(method.peak_bytes(block));
+            let linears = |block: &mut brevity_model::Block<Form>| -> Vec<(Role, Form)> {
+                part_of(block, part).linears().into_iter().map(|(role, l)| (role, l.weight.clone())).collect()
+            };
+            let before = linears(block);
+            let Some((first, _)) = before.first() else { continue };
+            let place = work.at(n, first).1.place;
+            method
+                .predict(place, sizes, part_of(block, part))
+                .map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
+            let after = linears(block);
+            for (role, before) in before {
+                let Some((_, after)) = after.iter().find(|(other, _)| *other == role) else { continue };
+                steps.push(StepForms { site: Site::new(place, role), step, before, after: after.clone() });
+            }
+        }
+    }
+    Ok(cost)
 }
 
 fn predict(
     recipe: &Recipe,
-    methods: &[Box<dyn LinearMethod>],
+    method: &dyn LinearMethod,
     step: usize,
     site: &Site,
     layer: &mut Linear<Form>,
 ) -> Result<(), Error> {
-    methods[step].predict(site, layer).map_err(|source| Error::Method { place: step_place(recipe, step), source })
+    method.predict(site, layer).map_err(|source| Error::Method { place: step_place(recipe, step), source })
 }

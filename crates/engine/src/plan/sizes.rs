@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use brevity_formats::{Checkpoint, TensorSpec};
+use brevity_formats::{Checkpoint, Renumber, TensorSpec};
 use brevity_model::{Form, Linear, Model, Site, Slot, Source, Stage};
 
 use super::{PlannedSite, Size, linears};
@@ -17,23 +17,27 @@ pub(super) fn of(
     work: &Work,
     forms: &Model<Form>,
     specs: &[Vec<TensorSpec>],
+    numbers: Option<&Renumber>,
 ) -> Result<(Vec<PlannedSite>, Size), Error> {
     let model = checkpoint.model();
     let container = checkpoint.container();
     let mut sites = Vec::new();
     for (n, specs) in specs.iter().enumerate() {
         let sources = linears(&model.stages[n]);
-        let after = linears(&forms.stages[n]);
+        let mut result = forms.stages[n].clone();
+        let after = result.linears_mut();
         let before: Vec<TensorSpec> = stored(&model.stages[n], container);
-        let bytes_before = share(&model.stages[n], work.of(n), &sources, &before);
-        let bytes_after = share(&model.stages[n], work.of(n), &sources, specs);
+        let bytes_before = share(&model.stages[n], work.of(n), &sources, &before, None);
+        let bytes_after = share(&model.stages[n], work.of(n), &sources, specs, numbers);
         for (at, (site, steps)) in work.of(n).iter().enumerate() {
+            let form = after.iter().find(|(role, _)| *role == site.role).map(|(_, linear)| linear.weight.clone());
+            let gone = || Form::float([0, 0], brevity_model::Dtype::F32);
             sites.push(PlannedSite {
                 site: site.clone(),
                 methods: steps.iter().map(|&step| recipe.steps[step].method.clone()).collect(),
                 shape: sources[at].weight.form.shape(),
                 before: sources[at].weight.form.clone(),
-                after: after[at].weight.clone(),
+                after: form.unwrap_or_else(gone),
                 bytes_before: bytes_before[at],
                 bytes_after: bytes_after[at],
             });
@@ -76,6 +80,7 @@ fn share(
     sites: &[(Site, Vec<usize>)],
     sources: &[Linear<Source>],
     specs: &[TensorSpec],
+    numbers: Option<&Renumber>,
 ) -> Vec<u64> {
     let mut bytes = vec![0; sites.len()];
     let biases: Vec<&str> = stage
@@ -87,8 +92,12 @@ fn share(
     for spec in specs.iter().filter(|spec| !biases.contains(&spec.name.as_str())) {
         let owns = |at: &usize| {
             let tensor = &sources[*at].weight.tensor;
-            let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
-            let site = sites[*at].0.tensor(Slot::Weight);
+            let renamed = |numbers: &Renumber| numbers.name(tensor);
+            let Some(tensor) = numbers.map_or_else(|| Some(tensor.clone()), renamed) else { return false };
+            let module = tensor.strip_suffix(".weight").unwrap_or(&tensor);
+            let mut site = sites[*at].0.clone();
+            site.place = numbers.and_then(|numbers| numbers.place(site.place)).unwrap_or(site.place);
+            let site = site.tensor(Slot::Weight);
             [module, &site].iter().any(|owner| {
                 spec.name.strip_prefix(*owner).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
             })

@@ -1,11 +1,13 @@
 //! Methods that must see all layers before they touch the first.
 
+mod blocks;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use brevity_formats::{Checkpoint, Format, StageView};
 use brevity_kernels::ops::Compute;
-use brevity_methods::{Cx, LinearMethod, Needs, Seen, Survey};
+use brevity_methods::{Cx, Method, Needs, Seen, Survey};
 use brevity_model::{Block, Form, LeafForm, Linear, Model, Place, Site, Stage, Weight};
 use brevity_runtime::{Applied, Flow, Keep, Prepare, Tap, values};
 use rayon::prelude::*;
@@ -34,11 +36,15 @@ pub(super) fn for_shapes(
     checkpoint: &Checkpoint,
     recipe: &Recipe,
     work: &Work,
-    methods: &mut [Box<dyn LinearMethod>],
+    methods: &mut [Method],
     ground: Ground<'_>,
 ) -> Result<(), Error> {
     for step in 0..methods.len() {
-        if methods[step].must_survey_to_predict() {
+        let must = match &methods[step] {
+            Method::Linear(method) => method.must_survey_to_predict(),
+            Method::Block(method) => method.survey().is_some(),
+        };
+        if must {
             // What it looks at is what the steps before it leave, so those must know what they do.
             (0..=step).try_for_each(|step| survey(checkpoint, recipe, work, methods, step, ground))?;
         }
@@ -53,11 +59,11 @@ pub(super) fn for_masks(
     format: &'static dyn Format,
     recipe: &Recipe,
     work: &Work,
-    methods: &mut [Box<dyn LinearMethod>],
+    methods: &mut [Method],
     forms: &Model<Form>,
     ground: Ground<'_>,
 ) -> Result<bool, Error> {
-    if methods.iter().all(|method| method.survey().is_none()) || !depends_on_masks(checkpoint, format, forms)? {
+    if !methods.iter().any(Method::surveys) || !depends_on_masks(checkpoint, format, forms)? {
         return Ok(false);
     }
     the_rest(checkpoint, recipe, work, methods, ground)?;
@@ -69,7 +75,7 @@ pub(crate) fn the_rest(
     checkpoint: &Checkpoint,
     recipe: &Recipe,
     work: &Work,
-    methods: &mut [Box<dyn LinearMethod>],
+    methods: &mut [Method],
     ground: Ground<'_>,
 ) -> Result<(), Error> {
     (0..methods.len()).try_for_each(|step| survey(checkpoint, recipe, work, methods, step, ground))
@@ -83,7 +89,7 @@ fn depends_on_masks(checkpoint: &Checkpoint, format: &'static dyn Format, forms:
             .unwrap_or_else(|never| match never {})
     };
     for (n, (source, forms)) in model.stages.iter().zip(&forms.stages).enumerate() {
-        let at = StageView { place: model.place(n), source, container: Some(checkpoint.container()) };
+        let at = StageView { place: model.place(n), source, container: Some(checkpoint.container()), numbers: None };
         let without = forms
             .try_map(|_, _, form| Ok::<_, std::convert::Infallible>(bare(form)))
             .unwrap_or_else(|never| match never {});
@@ -99,12 +105,16 @@ fn survey(
     checkpoint: &Checkpoint,
     recipe: &Recipe,
     work: &Work,
-    methods: &mut [Box<dyn LinearMethod>],
+    methods: &mut [Method],
     step: usize,
     ground: Ground<'_>,
 ) -> Result<(), Error> {
-    let Some(mut survey) = methods[step].survey() else { return Ok(()) };
-    let needs = methods[step].survey_needs();
+    let method = match &methods[step] {
+        Method::Linear(method) => method,
+        Method::Block(_) => return blocks::survey(checkpoint, recipe, work, methods, step, ground),
+    };
+    let Some(mut survey) = method.survey() else { return Ok(()) };
+    let needs = method.survey_needs();
     loop {
         if needs.is_nothing() {
             pass(checkpoint, recipe, work, &methods[..step], step, survey.as_mut(), ground.seed)?;
@@ -118,7 +128,8 @@ fn survey(
             break;
         }
     }
-    methods[step] = survey.finish().map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
+    let known = survey.finish().map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
+    methods[step] = Method::Linear(known);
     Ok(())
 }
 
@@ -127,7 +138,7 @@ fn pass(
     checkpoint: &Checkpoint,
     recipe: &Recipe,
     work: &Work,
-    before: &[Box<dyn LinearMethod>],
+    before: &[Method],
     step: usize,
     survey: &mut dyn Survey,
     seed: u64,
@@ -163,7 +174,7 @@ fn looking(
     checkpoint: &Checkpoint,
     recipe: &Recipe,
     work: &Work,
-    before: &[Box<dyn LinearMethod>],
+    before: &[Method],
     step: usize,
     survey: &mut dyn Survey,
     needs: Needs,
@@ -191,7 +202,7 @@ fn looking(
         for ((role, layer), (site, steps)) in stage.linears_mut().into_iter().zip(work.of(n)) {
             if steps.contains(&step) {
                 let blind: Vec<usize> =
-                    steps.iter().copied().filter(|&s| s < step && before[s].needs().is_nothing()).collect();
+                    steps.iter().copied().filter(|&s| s < step && before[s].needs(None).is_nothing()).collect();
                 apply(recipe, before, site, &blind, layer, ground.seed)?;
                 let seen = Tap::of(&role).and_then(|tap| seen.get(&tap)).unwrap_or(&nothing);
                 survey
@@ -246,14 +257,16 @@ fn cosine(x: &[f32], y: &[f32]) -> f64 {
 
 fn apply(
     recipe: &Recipe,
-    methods: &[Box<dyn LinearMethod>],
+    methods: &[Method],
     site: &Site,
     steps: &[usize],
     layer: &mut Linear<Weight>,
     seed: u64,
 ) -> Result<(), Error> {
     for &step in steps.iter().filter(|&&step| step < methods.len()) {
-        methods[step]
+        // What whole sublayers lose is not known to surveys of single layers.
+        let Some(method) = methods[step].linear() else { continue };
+        method
             .rewrite(layer, &mut Cx::new(site, seed))
             .map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
     }

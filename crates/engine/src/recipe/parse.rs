@@ -215,7 +215,7 @@ impl Reader<'_> {
             "except" => step.except = self.selectors(node)?,
             name if entry.settings.iter().any(|setting| setting.name == name) => {
                 let value = node.to_json();
-                if let Err(error) = (entry.parse)(Value::from_iter([(name.to_owned(), value.clone())])) {
+                if let Err(error) = entry.read(Value::from_iter([(name.to_owned(), value.clone())])) {
                     // Alone it may lack a partner; only what is wrong with this value itself is reported here.
                     if matches!(error, brevity_methods::Error::Value { .. }) {
                         return Err(self.wrong(key.line, error.to_string(), error.hint()));
@@ -275,7 +275,7 @@ impl Reader<'_> {
     /// The settings of a step together.
     fn check(&self, step: &Step) -> Result<(), BadRecipe> {
         let Some(entry) = step.entry() else { return Ok(()) };
-        match (entry.parse)(Value::Object(step.settings.clone())) {
+        match entry.read(Value::Object(step.settings.clone())) {
             Ok(_) => Ok(()),
             Err(error) => Err(self.wrong(step.line.unwrap_or(0), error.to_string(), error.hint())),
         }

@@ -32,17 +32,20 @@ pub(super) struct Meant {
 /// What is meant to be written of a stage, after it was rewritten.
 pub(super) fn meant(plan: &Plan, model: &Model<Source>, n: usize, stage: &mut Stage<Weight>) -> Vec<Meant> {
     let all = is_small(plan);
-    let chosen = chosen(n, plan.work.of(n).len());
-    let layers: Vec<_> = stage.linears_mut().into_iter().zip(plan.work.of(n)).enumerate().collect();
+    let layers: Vec<_> = stage.linears_mut().into_iter().enumerate().collect();
+    let chosen = chosen(n, layers.len());
     let sources = crate::plan::linears(&model.stages[n]);
     let looked_at = layers.into_par_iter().filter(|(at, _)| all || Some(*at) == chosen);
     looked_at
-        .map(|(at, ((_, layer), (site, _)))| {
+        .map(|(_, (role, layer))| {
+            let (at, site, _) = plan.work.at(n, &role);
             let rows = sample(all, layer.weight.shape()[0]);
             let exact = digest::of_rows(&layer.weight, &rows, Dtype::F32);
             let dtypes = float_dtypes(&sources[at].weight.form);
             let rounded = dtypes.map(|dtype| (dtype, digest::of_rows(&layer.weight, &rows, dtype)));
-            Meant { site: site.clone(), exact, rounded }
+            // As the output has it, where blocks have moved up.
+            let place = plan.numbers.as_ref().and_then(|numbers| numbers.place(site.place)).unwrap_or(site.place);
+            Meant { site: Site::new(place, site.role.clone()), exact, rounded }
         })
         .collect()
 }

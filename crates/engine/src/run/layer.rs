@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use brevity_kernels::ops::Compute;
-use brevity_methods::{Cx, Kind, LinearMethod, Seen};
+use brevity_methods::{Cx, Kind, Method, Seen};
 use brevity_model::{Floats, Form, Linear, Site, Stage, Weight};
 use rayon::prelude::*;
 
 use super::Observer;
+use super::parts::Parts;
 use crate::decode::Rows;
 use crate::error::Error;
 use crate::plan::Plan;
@@ -20,7 +21,7 @@ use crate::work::step_place;
 /// What is needed to rewrite layers.
 pub(super) struct Job<'a, 'o> {
     pub plan: &'a Plan,
-    pub methods: &'a [Box<dyn LinearMethod>],
+    pub methods: &'a [Method],
     pub pool: &'a rayon::ThreadPool,
     pub observer: &'a Mutex<&'o mut dyn Observer>,
 }
@@ -32,11 +33,16 @@ impl Job<'_, '_> {
     /// memory. So layers are dealt out to threads of their own, which only then ask the pool for help; the pool
     /// itself would begin another layer while it waits for a part of one.
     pub fn rewrite(&self, n: usize, stage: &mut Stage<Weight>) -> Result<Vec<SiteReport>, Error> {
-        let layers = stage.linears_mut().into_iter().zip(self.plan.work.of(n)).enumerate();
-        let layers: Vec<_> = layers
-            .filter(|(_, (_, (_, steps)))| !steps.is_empty())
-            .map(|(at, ((_, layer), (site, steps)))| Mutex::new(Some((at, site, steps, layer))))
-            .collect();
+        let mut done = Vec::new();
+        if let Stage::Block(block) = stage {
+            done = Parts::of(n, block, self).unseen(block, self)?;
+        }
+        let layers = stage.linears_mut().into_iter().map(|(role, layer)| {
+            let (at, site, steps) = self.plan.work.at(n, &role);
+            (at, site, self.linear(steps), layer)
+        });
+        let layers: Vec<_> =
+            layers.filter(|(_, _, steps, _)| !steps.is_empty()).map(|layer| Mutex::new(Some(layer))).collect();
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let work = || {
             let mut rows = Vec::new();
@@ -44,7 +50,7 @@ impl Job<'_, '_> {
                 let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let taken = layer.lock().expect("no one panics with a layer in hand").take();
                 let (at, site, steps, layer) = taken.expect("every layer is taken once");
-                let row = self.one(n, at, site, steps, layer, &Seen::nothing());
+                let row = self.one(n, at, site, &steps, layer, &Seen::nothing());
                 if row.is_err() {
                     failed.store(true, Ordering::Relaxed);
                 }
@@ -63,7 +69,17 @@ impl Job<'_, '_> {
         });
         // Of several errors the one of the first layer is told, whichever came first.
         rows.sort_by_key(|(at, _)| *at);
-        rows.into_iter().map(|(_, row)| row).collect()
+        let mut rows = rows.into_iter().map(|(_, row)| row).collect::<Result<Vec<_>, Error>>()?;
+        if let Stage::Block(block) = stage {
+            let parts = Parts::of(n, block, self);
+            parts.report(stage, done, &mut rows, self);
+        }
+        Ok(rows)
+    }
+
+    /// Those of some steps that rewrite single layers.
+    pub fn linear(&self, steps: &[usize]) -> Vec<usize> {
+        steps.iter().copied().filter(|&step| self.methods[step].linear().is_some()).collect()
     }
 
     /// Stops if the observer says so.
@@ -112,7 +128,8 @@ impl Job<'_, '_> {
                 aim = Some(layer.weight.clone());
             }
             let mut cx = Cx::with(site, self.plan.seed, seen).of(&original);
-            self.methods[step]
+            let Some(method) = self.methods[step].linear() else { continue };
+            method
                 .rewrite(layer, &mut cx)
                 .map_err(|source| Error::Method { place: step_place(&self.plan.recipe, step), source })?;
             notes.append(&mut cx.notes);
@@ -134,7 +151,7 @@ impl Job<'_, '_> {
             shape: planned.shape,
             bits: figure(8.0 * planned.bytes_after as f64 / ((rows * columns) as f64).max(1.0)),
             sparsity: figure(removed / (form.parameters() as f64).max(1.0)),
-            relative_error: figure(relative_error(&original.weight, &layer.weight)),
+            relative_error: Some(figure(relative_error(&original.weight, &layer.weight))),
             data_error: data_error.map(figure),
             figures,
             notes,
@@ -144,7 +161,7 @@ impl Job<'_, '_> {
 }
 
 /// A number with six digits, so that it is read back as it was written.
-fn figure(x: f64) -> f64 {
+pub(super) fn figure(x: f64) -> f64 {
     format!("{x:.5e}").parse().unwrap_or(x)
 }
 

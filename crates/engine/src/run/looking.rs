@@ -4,6 +4,7 @@
 //! only then are they applied: so the errors of every layer are in what the next one sees, and every layer is applied
 //! once. With a reference the original model runs beside, on the same samples.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,13 +12,14 @@ use brevity_formats::Checkpoint;
 use brevity_kernels::gram::{Cross, Gram};
 use brevity_kernels::matmul::Rows;
 use brevity_kernels::ops::Compute;
-use brevity_methods::{Fold, LinearMethod, Needs, Seen};
-use brevity_model::{Linear, Place, Stage, Weight};
+use brevity_methods::{Fold, Method, Needs, Seen};
+use brevity_model::{Block, Linear, Place, Stage, Sublayer, Weight};
 use brevity_runtime::{Applied, Flow, Keep, Prepare, Tap, values};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::layer::Job;
+use super::parts::Parts;
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::report::{Phases, SiteReport};
@@ -27,25 +29,44 @@ use crate::work::Work;
 /// What each tap of each stage must show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Looks {
+    /// To methods that rewrite single layers.
     stages: Vec<Vec<(Tap, Needs)>>,
+    /// To methods that rewrite whole sublayers.
+    parts: Vec<Vec<(Tap, Needs)>>,
     /// Whether the original model must run beside.
     pub reference: bool,
 }
 
 impl Looks {
     /// Asks the methods of a recipe.
-    pub fn of(work: &Work, methods: &[Box<dyn LinearMethod>], stages: usize) -> Self {
-        let mut looks = Looks { stages: vec![Vec::new(); stages], reference: false };
+    pub fn of(work: &Work, methods: &[Method], stages: usize) -> Self {
+        let mut looks = Looks { stages: vec![Vec::new(); stages], parts: vec![Vec::new(); stages], reference: false };
+        let put = |into: &mut Vec<(Tap, Needs)>, tap: Tap, needs: Needs| match into
+            .iter_mut()
+            .find(|(known, _)| *known == tap)
+        {
+            Some((_, all)) => *all = all.or(needs),
+            None => into.push((tap, needs)),
+        };
         for n in 0..stages {
             for (site, steps) in work.of(n) {
-                let mut needs = steps.iter().map(|&step| methods[step].needs()).fold(Needs::default(), Needs::or);
+                let linear = steps.iter().filter_map(|&step| methods[step].linear());
+                let mut needs = linear.map(|method| method.needs()).fold(Needs::default(), Needs::or);
                 // So that the error of what a layer returns can be told, whatever its methods look at.
                 needs.gram |= needs.moments;
                 let Some(tap) = Tap::of(&site.role).filter(|_| !needs.is_nothing()) else { continue };
                 looks.reference |= needs.reference;
-                match looks.stages[n].iter_mut().find(|(known, _)| *known == tap) {
-                    Some((_, all)) => *all = all.or(needs),
-                    None => looks.stages[n].push((tap, needs)),
+                put(&mut looks.stages[n], tap, needs);
+            }
+            for part in [Sublayer::Attn, Sublayer::Mlp] {
+                let methods: Vec<_> =
+                    work.of_part(n, part, methods).into_iter().filter_map(|step| methods[step].block()).collect();
+                for tap in taps(part) {
+                    let needs = methods.iter().map(|method| method.needs(tap)).fold(Needs::default(), Needs::or);
+                    if !needs.is_nothing() {
+                        looks.reference |= needs.reference;
+                        put(&mut looks.parts[n], tap, needs);
+                    }
                 }
             }
         }
@@ -54,12 +75,35 @@ impl Looks {
 
     /// The stage behind which nothing is looked at any more; none if nothing ever is.
     pub fn end(&self) -> Option<usize> {
-        self.stages.iter().rposition(|taps| !taps.is_empty()).map(|last| last + 1)
+        let looked = self.stages.iter().zip(&self.parts).collect::<Vec<_>>();
+        looked.iter().rposition(|(layers, parts)| !layers.is_empty() || !parts.is_empty()).map(|last| last + 1)
     }
 
-    /// What a tap must show.
+    /// What a tap must show to methods for single layers.
     pub fn at(&self, stage: usize, tap: Tap) -> Needs {
-        self.stages[stage].iter().find(|(known, _)| *known == tap).map_or(Needs::default(), |(_, needs)| *needs)
+        needs_at(&self.stages[stage], tap)
+    }
+
+    /// What a tap must show to methods for whole sublayers.
+    pub fn of_parts(&self, stage: usize, tap: Tap) -> Needs {
+        needs_at(&self.parts[stage], tap)
+    }
+
+    /// What a tap must show to any method.
+    pub fn most(&self, stage: usize, tap: Tap) -> Needs {
+        self.at(stage, tap).or(self.of_parts(stage, tap))
+    }
+}
+
+fn needs_at(taps: &[(Tap, Needs)], tap: Tap) -> Needs {
+    taps.iter().find(|(known, _)| *known == tap).map_or(Needs::default(), |(_, needs)| *needs)
+}
+
+/// The taps of a sublayer: in front of it, and between its matrices.
+fn taps(part: Sublayer) -> [Tap; 2] {
+    match part {
+        Sublayer::Attn => [Tap::AttnIn, Tap::AttnMix],
+        Sublayer::Mlp => [Tap::MlpIn, Tap::MlpMid],
     }
 }
 
@@ -143,17 +187,45 @@ impl<'a> Looking<'a> {
         let mut rows = Vec::new();
         let mut applied = job.pool.install(|| self.prepare.stage(stage)).map_err(Error::Run)?;
         let reference = self.reference.is_some().then(|| applied.clone());
-        if let Stage::Block(_) = stage {
-            for tap in Tap::OF_BLOCK {
-                let Some(seen) = self.look(n, place, &applied, reference.as_ref(), tap, job)? else { continue };
-                self.layers(n, Some(tap), stage, &mut applied, &seen, job, &mut rows)?;
+        if let Stage::Block(block) = stage {
+            let parts = Parts::of(n, block, job);
+            let mut done = parts.unseen(block, job)?;
+            if !done.is_empty() {
+                applied = job.pool.install(|| self.prepare.stage(stage)).map_err(Error::Run)?;
             }
-        } else {
-            let seen = match self.looks.at(n, Tap::HeadIn).is_nothing() {
-                true => Seen::nothing(),
-                false => {
-                    self.look(n, place, &applied, reference.as_ref(), Tap::HeadIn, job)?.unwrap_or_else(Seen::nothing)
+            for part in [Sublayer::Attn, Sublayer::Mlp] {
+                let [front, between] = taps(part);
+                let needs = self.looks.most(n, front);
+                let before = self.look(place, &applied, reference.as_ref(), front, needs, job)?;
+                let steps = parts.seen(part, job);
+                if let Some(mut before) = before {
+                    if !steps.is_empty() {
+                        let needs = self.looks.of_parts(n, between);
+                        let inside = self.look(place, &applied, reference.as_ref(), between, needs, job)?;
+                        let mut seen = BTreeMap::from([(front, before)]);
+                        seen.extend(inside.map(|inside| (between, inside)));
+                        let Stage::Block(block) = &mut *stage else { unreachable!("it was a block before") };
+                        let start = Instant::now();
+                        done.extend(parts.rewrite(part, &steps, block, &seen, job)?);
+                        self.phases.rewrite_seconds += start.elapsed().as_secs_f64();
+                        self.ready_part(part, stage, &mut applied, job)?;
+                        before = seen.remove(&front).unwrap_or_default();
+                    }
+                    self.layers(n, Some(front), stage, &mut applied, &before, job, &mut rows)?;
                 }
+                let needs = self.looks.at(n, between);
+                if let Some(inside) = self.look(place, &applied, reference.as_ref(), between, needs, job)? {
+                    self.layers(n, Some(between), stage, &mut applied, &inside, job, &mut rows)?;
+                }
+            }
+            parts.report(stage, done, &mut rows, job);
+        } else {
+            let needs = self.looks.at(n, Tap::HeadIn);
+            let seen = match needs.is_nothing() {
+                true => Seen::nothing(),
+                false => self
+                    .look(place, &applied, reference.as_ref(), Tap::HeadIn, needs, job)?
+                    .unwrap_or_else(Seen::nothing),
             };
             self.layers(n, None, stage, &mut applied, &seen, job, &mut rows)?;
         }
@@ -171,46 +243,47 @@ impl<'a> Looking<'a> {
         Ok(rows)
     }
 
-    /// Takes the samples to a tap and looks at them; `None` if the stage has no such tap.
+    /// Takes the samples to a tap and looks at them; `None` if the stage has no such tap (any more).
+    #[allow(clippy::too_many_arguments)]
     fn look(
         &mut self,
-        n: usize,
         place: Place,
         applied: &Stage<Applied>,
         reference: Option<&Stage<Applied>>,
         tap: Tap,
+        needs: Needs,
         job: &Job<'_, '_>,
     ) -> Result<Option<Seen>, Error> {
-        if let Stage::Block(block) = applied {
-            let part = match tap {
-                Tap::AttnIn | Tap::AttnMix => block.attn.is_some(),
-                _ => block.mlp.is_some(),
-            };
-            if !part {
-                return Ok(None);
-            }
-        }
-        let needs = self.looks.at(n, tap);
+        let there = has(applied, tap);
         let mut seen = Seen::nothing();
         // Nothing but the norm lies between the boundary and this tap.
         if needs.is_nothing() && tap == Tap::AttnIn {
-            return Ok(Some(seen));
+            return Ok(there.then_some(seen));
         }
         for sample in 0..self.flow.samples() {
             job.go_on()?;
             let start = Instant::now();
-            let x = job.pool.install(|| to_tap(&mut self.flow, place, applied, tap, sample))?;
+            let x = match there {
+                true => Some(job.pool.install(|| to_tap(&mut self.flow, place, applied, tap, sample))?),
+                false => None,
+            };
+            // The original model goes its way whatever was taken out of the other.
             let r = match (&mut self.reference, reference) {
-                (Some(flow), Some(applied)) => Some(job.pool.install(|| to_tap(flow, place, applied, tap, sample))?),
+                (Some(flow), Some(applied)) if has(applied, tap) => {
+                    Some(job.pool.install(|| to_tap(flow, place, applied, tap, sample))?)
+                }
                 _ => None,
             };
             self.phases.forward_seconds += start.elapsed().as_secs_f64();
-            if !needs.is_nothing() {
-                let start = Instant::now();
-                let fold = if needs.held_out && self.held_out[sample] { &mut seen.held_out } else { &mut seen.fit };
-                job.pool.install(|| add(fold, needs, &x, r.as_ref().filter(|_| needs.reference), self.compute))?;
-                self.phases.gram_seconds += start.elapsed().as_secs_f64();
-            }
+            let Some(x) = x.filter(|_| !needs.is_nothing()) else { continue };
+            let start = Instant::now();
+            let fold = if needs.held_out && self.held_out[sample] { &mut seen.held_out } else { &mut seen.fit };
+            let r = r.filter(|r| needs.reference && r.dims() == x.dims());
+            job.pool.install(|| add(fold, needs, &x, r.as_ref(), self.compute))?;
+            self.phases.gram_seconds += start.elapsed().as_secs_f64();
+        }
+        if !there {
+            return Ok(None);
         }
         let sound = |fold: &Fold| fold.gram.as_ref().is_none_or(Gram::is_finite);
         if !sound(&seen.fit) || !sound(&seen.held_out) {
@@ -231,18 +304,43 @@ impl<'a> Looking<'a> {
         job: &Job<'_, '_>,
         rows: &mut Vec<SiteReport>,
     ) -> Result<(), Error> {
-        let all = stage.linears_mut().into_iter().zip(applied.linears_mut()).zip(job.plan.work.of(n)).enumerate();
-        for (at, (((role, layer), (_, ready)), (site, steps))) in all {
+        for ((role, layer), (_, ready)) in stage.linears_mut().into_iter().zip(applied.linears_mut()) {
+            let (at, site, steps) = job.plan.work.at(n, &role);
+            let steps = job.linear(steps);
             if steps.is_empty() || tap.is_some_and(|tap| Tap::of(&role) != Some(tap)) {
                 continue;
             }
             let start = Instant::now();
-            rows.push(job.one(n, at, site, steps, layer, seen)?);
+            rows.push(job.one(n, at, site, &steps, layer, seen)?);
             self.phases.rewrite_seconds += start.elapsed().as_secs_f64();
             let start = Instant::now();
             *ready = job.pool.install(|| self.ready(layer, ready))?;
             self.phases.forward_seconds += start.elapsed().as_secs_f64();
         }
+        Ok(())
+    }
+
+    /// Makes a sublayer that was rewritten ready to be applied.
+    fn ready_part(
+        &mut self,
+        part: Sublayer,
+        stage: &Stage<Weight>,
+        applied: &mut Stage<Applied>,
+        job: &Job<'_, '_>,
+    ) -> Result<(), Error> {
+        let (Stage::Block(block), Stage::Block(ready)) = (stage, applied) else { return Ok(()) };
+        let start = Instant::now();
+        let alone = match part {
+            Sublayer::Attn => Block { attn: block.attn.clone(), mlp: None, parallel: block.parallel },
+            Sublayer::Mlp => Block { attn: None, mlp: block.mlp.clone(), parallel: block.parallel },
+        };
+        let new = job.pool.install(|| self.prepare.stage_owned(Stage::Block(alone))).map_err(Error::Run)?;
+        let Stage::Block(new) = new else { unreachable!("a block stays one") };
+        match part {
+            Sublayer::Attn => ready.attn = new.attn,
+            Sublayer::Mlp => ready.mlp = new.mlp,
+        }
+        self.phases.forward_seconds += start.elapsed().as_secs_f64();
         Ok(())
     }
 
@@ -253,6 +351,15 @@ impl<'a> Looking<'a> {
         };
         let bias = layer.bias.as_ref().map(|bias| self.prepare.vector(bias)).transpose();
         Ok(Linear { weight: weight.map_err(Error::Run)?, bias: bias.map_err(Error::Run)? })
+    }
+}
+
+/// Whether a stage has what a tap belongs to.
+fn has(stage: &Stage<Applied>, tap: Tap) -> bool {
+    match (stage, tap) {
+        (Stage::Block(block), Tap::AttnIn | Tap::AttnMix) => block.attn.is_some(),
+        (Stage::Block(block), _) => block.mlp.is_some(),
+        _ => true,
     }
 }
 

@@ -11,6 +11,7 @@ use super::{CompressedTensors, Packing};
 use crate::error::Error;
 use crate::format::plain_config;
 use crate::gather::{StageView, wholes};
+use crate::renumber::Renumber;
 
 /// The configuration of the source with the schemes of all modules.
 ///
@@ -22,11 +23,12 @@ pub(super) fn with_schemes(
     model: &Model<Source>,
     forms: &Model<Form>,
 ) -> Result<Config, Error> {
+    let numbers = Renumber::of(model, forms);
     let mut groups: Vec<(Scheme, Vec<String>)> = Vec::new();
     let mut ignored = Vec::new();
     let mut seen = BTreeSet::new();
     for (n, (stage, forms)) in model.stages.iter().zip(&forms.stages).enumerate() {
-        let at = StageView { place: model.place(n), source: stage, container: None };
+        let at = StageView { place: model.place(n), source: stage, container: None, numbers: numbers.as_ref() };
         for whole in wholes(super::Format::name(&format), &at, forms)? {
             match format.held(&whole)? {
                 Held::Module(module) => match groups.iter_mut().find(|(scheme, _)| *scheme == module.scheme) {
@@ -49,7 +51,7 @@ pub(super) fn with_schemes(
     if forms.is_tied() && seen.insert("lm_head".into()) {
         ignored.push("lm_head".into());
     }
-    let mut config = plain_config(source, model, forms);
+    let mut config = plain_config(super::Format::name(&format), source, model, forms)?;
     if !groups.is_empty() {
         config.set("quantization_config", quantization(format.packing, groups, ignored));
     }

@@ -109,7 +109,7 @@ impl NativeFiles {
             source: None,
             item: shape,
         });
-        let whole = Whole { tensor: name.to_owned(), parts: parts.collect() };
+        let whole = Whole { stored: name.to_owned(), tensor: name.to_owned(), parts: parts.collect() };
         Frame::of("native", None, &whole, |shape| *shape)
     }
 }

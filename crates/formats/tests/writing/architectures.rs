@@ -134,6 +134,7 @@ fn parts_of_one_tensor_must_be_stored_alike() {
         place: checkpoint.model().place(1),
         source: &checkpoint.model().stages[1],
         container: Some(checkpoint.container()),
+        numbers: None,
     };
     let mut put = |role: &str, bits: u8, group: Group| {
         let (_, linear) = block.linears_mut().into_iter().find(|(found, _)| found.as_str() == role).unwrap();

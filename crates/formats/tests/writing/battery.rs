@@ -10,7 +10,12 @@ use crate::models::{MATRICES, kinds, llama, rewritten};
 
 fn view<'a>(checkpoint: &'a Checkpoint, stage: usize) -> StageView<'a> {
     let model = checkpoint.model();
-    StageView { place: model.place(stage), source: &model.stages[stage], container: Some(checkpoint.container()) }
+    StageView {
+        place: model.place(stage),
+        source: &model.stages[stage],
+        container: Some(checkpoint.container()),
+        numbers: None,
+    }
 }
 
 fn forms(stage: &Stage<Weight>) -> Stage<Form> {
@@ -23,6 +28,7 @@ fn model_of(checkpoint: &Checkpoint, stages: &[Stage<Weight>]) -> Model<Form> {
         name: model.name.clone(),
         hidden: model.hidden,
         vocabulary: model.vocabulary,
+        block_name: None,
         context: model.context,
         stages: stages.iter().map(forms).collect(),
     }

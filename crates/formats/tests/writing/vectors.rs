@@ -80,7 +80,7 @@ fn lone<W>(weight: W) -> Stage<W> {
 fn write(format: &CompressedTensors, weight: Weight) -> Result<BTreeMap<String, (TensorSpec, Vec<u8>)>, String> {
     let source = Source { tensor: "m.weight".into(), form: Form::of(&weight), view: View::whole() };
     let (sources, weights) = (lone(source), lone(weight));
-    let at = StageView { place: Place::Loose(0), source: &sources, container: None };
+    let at = StageView { place: Place::Loose(0), source: &sources, container: None, numbers: None };
     let tensors = format.encode(&at, &weights).map_err(|error| error.to_string())?;
     Ok(tensors.into_iter().map(|tensor| (tensor.spec.name.clone(), (tensor.spec, tensor.data))).collect())
 }

@@ -94,15 +94,26 @@ fn check_gain(x: &Tensor, gain: &Tensor) -> Result<usize> {
 
 /// Rotary positions: `x` is `[.., tokens, heads * dim]`, token `t` is at position `first + t`.
 ///
-/// The tables are `[positions, rot / 2]`; features of a head beyond `rot` pass through.
+/// The tables are `[positions, rot / 2]`; features of a head beyond `rot` pass through. `pairs` says for each head which
+/// columns of the tables its pairs turn with, one head behind the other; if it is empty every head turns with all.
 ///
 /// # Errors
 /// If the tables are too short, or a head is narrower than what they rotate.
-pub fn rope(x: &Tensor, layout: Layout, heads: usize, cos: &Tensor, sin: &Tensor, first: usize) -> Result<Tensor> {
+pub fn rope(
+    x: &Tensor,
+    layout: Layout,
+    heads: usize,
+    cos: &Tensor,
+    sin: &Tensor,
+    first: usize,
+    kept: &[u16],
+) -> Result<Tensor> {
     let (tokens, width) = (x.dim(D::Minus2)?, x.dim(D::Minus1)?);
-    let (positions, pairs) = cos.dims2()?;
+    let (positions, columns) = cos.dims2()?;
+    let pairs = if kept.is_empty() { columns } else { kept.len().checked_div(heads).unwrap_or(0) };
     let head_dim = width.checked_div(heads).unwrap_or(0);
-    if sin.dims() != cos.dims() || width != heads * head_dim || 2 * pairs > head_dim {
+    let fits = kept.is_empty() || kept.len() == pairs * heads && kept.iter().all(|&pair| usize::from(pair) < columns);
+    if sin.dims() != cos.dims() || width != heads * head_dim || 2 * pairs > head_dim || !fits {
         candle_core::bail!("tables of shape {:?} cannot rotate {heads} heads in {width} features", cos.dims());
     }
     if first + tokens > positions {
@@ -112,13 +123,20 @@ pub fn rope(x: &Tensor, layout: Layout, heads: usize, cos: &Tensor, sin: &Tensor
         return with_slice(x, |s| {
             with_slice(cos, |cos| {
                 with_slice(sin, |sin| {
-                    let rope = Rope { layout, heads, head_dim, positions, cos, sin };
+                    let rope = Rope { layout, heads, head_dim, positions, cos, sin, pairs: kept };
                     output(x.dims(), |y| rotate(&rope, tokens, first, s, y))
                 })
             })
         })???;
     }
-    let table = |t: &Tensor| t.narrow(0, first, tokens)?.reshape((tokens, 1, pairs, 1));
+    let table = |t: &Tensor| -> Result<Tensor> {
+        let t = t.narrow(0, first, tokens)?;
+        if kept.is_empty() {
+            return t.reshape((tokens, 1, pairs, 1));
+        }
+        let columns: Vec<u32> = kept.iter().map(|&pair| u32::from(pair)).collect();
+        t.index_select(&Tensor::new(columns, t.device())?, 1)?.reshape((tokens, heads, pairs, 1))
+    };
     let (cos, sin) = (table(cos)?, table(sin)?);
     let split = x.reshape(((), tokens, heads, head_dim))?;
     let turned = split.narrow(D::Minus1, 0, 2 * pairs)?;

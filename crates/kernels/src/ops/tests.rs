@@ -156,11 +156,12 @@ fn rotary_positions_have_a_fast_path_and_gradients() {
     let (cos, sin) = (tensor(&[9, 3], 1), tensor(&[9, 3], 2));
     for layout in [Layout::Half, Layout::Pairs] {
         for shape in [&[2, 4, 16][..], &[4, 16]] {
-            agrees(&|t| rope(&t[0], layout, 2, &cos, &sin, 5), &[tensor(shape, 3)]);
+            agrees(&|t| rope(&t[0], layout, 2, &cos, &sin, 5, &[]), &[tensor(shape, 3)]);
+            agrees(&|t| rope(&t[0], layout, 2, &cos, &sin, 5, &[1, 0]), &[tensor(shape, 3)]);
         }
     }
-    assert!(rope(&tensor(&[4, 16], 1), Layout::Half, 2, &cos, &sin, 6).is_err());
-    assert!(rope(&tensor(&[4, 16], 1), Layout::Half, 4, &cos, &sin, 0).is_err());
+    assert!(rope(&tensor(&[4, 16], 1), Layout::Half, 2, &cos, &sin, 6, &[]).is_err());
+    assert!(rope(&tensor(&[4, 16], 1), Layout::Half, 4, &cos, &sin, 0, &[]).is_err());
 }
 
 fn spec(reach: Reach, softcap: Option<f32>) -> Spec<'static> {

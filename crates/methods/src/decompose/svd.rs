@@ -13,7 +13,7 @@ use crate::leaves::{check_finite, describe};
 use crate::method::{Cx, LinearMethod, Survey};
 use crate::seen::Seen;
 use crate::settings::{Setting, read, value_error};
-use crate::{Entry, Kind};
+use crate::{Entry, Kind, Parse};
 
 const NAME: &str = "decompose.svd";
 
@@ -21,7 +21,7 @@ pub(crate) const ENTRY: Entry = Entry {
     name: NAME,
     about: "Puts the two thin factors of a truncated singular value decomposition in place of a matrix",
     settings: SETTINGS,
-    parse: |settings| Ok(Box::new(Svd::parse(settings)?)),
+    parse: Parse::Linear(|settings| Ok(Box::new(Svd::parse(settings)?))),
     kind: Kind::Decompose,
 };
 

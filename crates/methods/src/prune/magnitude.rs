@@ -18,7 +18,7 @@ use crate::leaves::{check_finite, each_mut, is_rule, is_rule_leaf};
 use crate::method::{Cx, LinearMethod, Survey};
 use crate::seen::Needs;
 use crate::settings::{Setting, read};
-use crate::{Entry, Kind};
+use crate::{Entry, Kind, Parse};
 
 pub(crate) const NAME: &str = "prune.magnitude";
 
@@ -26,7 +26,7 @@ pub(crate) const ENTRY: Entry = Entry {
     name: NAME,
     about: "Removes the weights of smallest magnitude",
     settings: SETTINGS,
-    parse: |settings| Ok(Box::new(Magnitude::parse(settings)?)),
+    parse: Parse::Linear(|settings| Ok(Box::new(Magnitude::parse(settings)?))),
     kind: Kind::Prune,
 };
 

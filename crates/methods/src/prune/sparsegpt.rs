@@ -17,7 +17,7 @@ use crate::quantize::grid::coded;
 use crate::quantize::rtn::Rtn;
 use crate::seen::{Needs, Seen};
 use crate::settings::{Setting, read, value_error};
-use crate::{Entry, Kind};
+use crate::{Entry, Kind, Parse};
 
 const NAME: &str = "prune.sparsegpt";
 
@@ -25,7 +25,7 @@ pub(crate) const ENTRY: Entry = Entry {
     name: NAME,
     about: "Removes weights one input after the other, and lets the inputs that follow make up for it",
     settings: SETTINGS,
-    parse: |settings| Ok(Box::new(SparseGpt::parse(settings)?)),
+    parse: Parse::Linear(|settings| Ok(Box::new(SparseGpt::parse(settings)?))),
     kind: Kind::Prune,
 };
 

@@ -13,7 +13,7 @@ use crate::leaves::{check_finite, each_mut, each_seen, is_rule};
 use crate::method::{Cx, LinearMethod, Survey};
 use crate::seen::{Fold, Needs, Seen};
 use crate::settings::{Setting, read};
-use crate::{Entry, Kind};
+use crate::{Entry, Kind, Parse};
 
 const NAME: &str = "prune.wanda";
 
@@ -21,7 +21,7 @@ pub(crate) const ENTRY: Entry = Entry {
     name: NAME,
     about: "Removes the weights of smallest magnitude times the size of their input",
     settings: SETTINGS,
-    parse: |settings| Ok(Box::new(Wanda::parse(settings)?)),
+    parse: Parse::Linear(|settings| Ok(Box::new(Wanda::parse(settings)?))),
     kind: Kind::Prune,
 };
 

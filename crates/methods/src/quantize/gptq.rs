@@ -14,7 +14,7 @@ use crate::leaves::{check_finite, each_seen, figure};
 use crate::method::{Cx, LinearMethod};
 use crate::seen::{Needs, Seen};
 use crate::settings::{Setting, read, value_error};
-use crate::{Entry, Kind};
+use crate::{Entry, Kind, Parse};
 
 const NAME: &str = "quantize.gptq";
 
@@ -22,7 +22,7 @@ pub(crate) const ENTRY: Entry = Entry {
     name: NAME,
     about: "Rounds weights to a grid one input after the other, and lets the inputs that follow make up for it",
     settings: SETTINGS,
-    parse: |settings| Ok(Box::new(Gptq::parse(settings)?)),
+    parse: Parse::Linear(|settings| Ok(Box::new(Gptq::parse(settings)?))),
     kind: Kind::Quantize,
 };
 

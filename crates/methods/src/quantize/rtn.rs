@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::leaves::{check_finite, each_mut, floats};
 use crate::method::{Cx, LinearMethod};
 use crate::settings::{Setting, read};
-use crate::{Entry, Kind};
+use crate::{Entry, Kind, Parse};
 
 const NAME: &str = "quantize.rtn";
 
@@ -18,7 +18,7 @@ pub(crate) const ENTRY: Entry = Entry {
     name: NAME,
     about: "Rounds every weight to the nearest point of a grid, one grid for each group of inputs",
     settings: SETTINGS,
-    parse: |settings| Ok(Box::new(Rtn::parse(settings)?)),
+    parse: Parse::Linear(|settings| Ok(Box::new(Rtn::parse(settings)?))),
     kind: Kind::Quantize,
 };
 

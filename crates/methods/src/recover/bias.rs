@@ -9,7 +9,7 @@ use crate::leaves::{check_finite, describe};
 use crate::method::{Cx, LinearMethod};
 use crate::seen::{Fold, Needs};
 use crate::settings::{Setting, read};
-use crate::{Entry, Kind};
+use crate::{Entry, Kind, Parse};
 
 const NAME: &str = "recover.bias";
 
@@ -17,7 +17,7 @@ pub(crate) const ENTRY: Entry = Entry {
     name: NAME,
     about: "Shifts the bias of a layer so that its mean output is that of the original model again",
     settings: SETTINGS,
-    parse: |settings| Ok(Box::new(Bias::parse(settings)?)),
+    parse: Parse::Linear(|settings| Ok(Box::new(Bias::parse(settings)?))),
     kind: Kind::Correct,
 };
 

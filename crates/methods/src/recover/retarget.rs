@@ -19,7 +19,7 @@ use crate::leaves::{check_finite, describe, each_mut, each_seen, figure, is_rule
 use crate::method::{Cx, LinearMethod};
 use crate::seen::{Fold, KEEP, Needs, Seen};
 use crate::settings::{Setting, read, value_error};
-use crate::{Entry, Kind};
+use crate::{Entry, Kind, Parse};
 
 const NAME: &str = "recover.retarget";
 
@@ -27,7 +27,7 @@ pub(crate) const ENTRY: Entry = Entry {
     name: NAME,
     about: "Refits a layer to the original model's outputs on the inputs it gets in the compressed one",
     settings: SETTINGS,
-    parse: |settings| Ok(Box::new(Retarget::parse(settings)?)),
+    parse: Parse::Linear(|settings| Ok(Box::new(Retarget::parse(settings)?))),
     kind: Kind::Retarget,
 };
 

@@ -7,14 +7,20 @@ use super::{Builder, Layer, softcap};
 use crate::description::{Scale, Split};
 use crate::error::Error;
 use crate::rope::rope;
-use crate::site::{Place, Role, Site};
+use crate::site::{Place, Role, Site, Slot};
 use crate::source::{Source, View};
-use crate::tree::{Attention, Heads, Linear};
+use crate::tree::{Attention, Heads, Linear, Rope};
 
 impl Builder<'_> {
-    pub(super) fn attention(&mut self, place: Place, under: &str, layer: &Layer) -> Result<Attention<Source>, Error> {
+    pub(super) fn attention(
+        &mut self,
+        place: Place,
+        under: &str,
+        layer: &Layer<'_>,
+    ) -> Result<Attention<Source>, Error> {
         let names = &self.d.attn;
-        let dim = self.head_dim()?;
+        let stock = self.head_dim()?;
+        let dim = layer.heads.map_or(stock, |heads| heads.qk_dim);
         let [q, k, v] = self.qkv(place, under, dim)?;
         let site = |role| Site::new(place, role);
         let rows = |linear: &Linear<Source>| linear.weight.form.shape()[0];
@@ -22,8 +28,14 @@ impl Builder<'_> {
         // Heads are counted in the tensors: pruning may have left fewer than the configuration says.
         let heads = whole_heads(&site(Role::Q), &q.weight, dim)?;
         let kv = whole_heads(&site(Role::K), &k.weight, dim)?;
-        if kv == 0 || !heads.is_multiple_of(kv) {
+        if kv == 0 || layer.heads.is_none() && !heads.is_multiple_of(kv) {
             return Err(wrong(&site(Role::K), &k.weight, format!("a number of heads that divides {heads}")));
+        }
+        if let Some(record) = layer.heads
+            && (record.kv_of.len() != heads || record.kv_of.iter().any(|&of| usize::from(of) >= kv))
+        {
+            let known = record.kv_of.len();
+            return Err(wrong(&site(Role::Q), &q.weight, format!("rows for {known} heads of {dim} that read {kv}")));
         }
         if !rows(&v).is_multiple_of(kv) {
             return Err(wrong(&site(Role::V), &v.weight, format!("rows for {kv} heads")));
@@ -32,17 +44,39 @@ impl Builder<'_> {
         let view = self.view(None);
         let o = self.linear(site(Role::O), &join(under, &names.o), view, [Some(self.hidden), Some(heads * v_dim)])?;
 
-        let scale = match &names.scale {
-            None => (dim as f32).powf(-0.5),
-            Some(Scale::One) => 1.0,
-            Some(Scale::InverseSqrt(setting)) => self.look.needed_setting(setting)?.above_zero()?.powf(-0.5) as f32,
+        let scale = match (&names.scale, layer.heads) {
+            (_, Some(record)) => record.scale,
+            (None, None) => (dim as f32).powf(-0.5),
+            (Some(Scale::One), None) => 1.0,
+            (Some(Scale::InverseSqrt(setting)), None) => {
+                self.look.needed_setting(setting)?.above_zero()?.powf(-0.5) as f32
+            }
         };
         let rope = match &names.rope {
-            Some(rule) if layer.rotated => Some(rope(&self.look, &rule.keys(), layer.windowed, dim)?),
+            Some(rule) if layer.rotated => {
+                let stock = rope(&self.look, &rule.keys(), layer.windowed, stock)?;
+                let pairs = layer.heads.and_then(|record| record.pairs.clone());
+                let known = stock.inv_freq.len();
+                let rope = Rope { pairs, ..stock };
+                let sound = rope.pairs.iter().flatten().all(|&pair| usize::from(pair) < known)
+                    && rope.pairs.as_ref().is_none_or(|pairs| pairs.len().is_multiple_of(kv))
+                    && 2 * rope.pairs_per_head(kv) <= dim;
+                if !sound {
+                    return Err(wrong(
+                        &site(Role::K),
+                        &k.weight,
+                        format!("pairs among {known} for {kv} heads of {dim}"),
+                    ));
+                }
+                Some(rope)
+            }
             _ => None,
         };
         let softcap = softcap(&self.look, &names.softcap)?;
-        let kv_of = (0..heads).map(|head| (head / (heads / kv)) as u16).collect();
+        let kv_of = match layer.heads {
+            Some(record) => record.kv_of.clone(),
+            None => (0..heads).map(|head| (head / (heads / kv)) as u16).collect(),
+        };
         let heads_of = Heads { kv_of, qk_dim: dim, v_dim, scale, rope, reach: layer.reach, softcap };
 
         let head_norm = |this: &mut Self, role: Role, name: &Option<String>, whole: usize| {
@@ -118,6 +152,10 @@ impl Builder<'_> {
         let total = (2 * kv).saturating_add(heads).saturating_mul(dim);
         let site = Site::new(place, Role::Q);
         if whole.shape()[0] != total || split == Split::PerHead && kv != heads {
+            // Heads that lost some are no longer those of the configuration, and lie where the container says.
+            if self.tensors.by_site(&site, Slot::Weight).is_some() {
+                return Ok([None, None, None]);
+            }
             let source = Source { tensor: format!("{name}.weight"), form: whole, view: View::whole() };
             let why = format!("{total} rows for {heads} query and 2 x {kv} key and value heads of {dim}");
             return Err(wrong(&site, &source, why));
