@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use brevity_formats::{Checkpoint, Container, FORMATS, Format, StageView, TensorSpec, format};
 use brevity_kernels::ops::Compute;
-use brevity_methods::LinearMethod;
+use brevity_methods::{LinearMethod, Needs};
 use brevity_model::{CodeForm, Form, Linear, Model, Place, Site, Source, Stage};
 use brevity_runtime::{Keep, Tap};
 use serde::Serialize;
@@ -154,10 +154,12 @@ impl Plan {
         survey::for_shapes(checkpoint, recipe, &work, &mut methods, ground)?;
         let mut predicted = predict::forms(recipe, model, &work, &methods)?;
         let mut specs = layouts(checkpoint, format, &predicted.forms)?;
-        let surveys = methods.iter().any(|method| !method.survey_needs().is_nothing());
+        let surveys = methods.iter().map(|method| method.survey_needs()).fold(Needs::default(), Needs::or);
         let looks = Looks::of(&work, &methods, model.stages.len());
         let samples = samples(options);
-        if surveys && let Some(limit) = options.max_memory {
+        if !surveys.is_nothing()
+            && let Some(limit) = options.max_memory
+        {
             // A survey may be part of planning; it is work as well.
             let (forms, layers, keep) = (&predicted.forms, &predicted.costs[..], Keep::Files);
             let (work, specs, looks) = (&work, &specs[..], &looks);

@@ -25,6 +25,7 @@ mod inputs;
 mod ladder;
 mod leaves;
 mod method;
+mod rate;
 #[cfg(test)]
 mod samples;
 mod seen;
@@ -45,7 +46,13 @@ mod prune {
 
 /// Fewer numbers: thin factors in place of one matrix.
 mod decompose {
+    pub(crate) mod afm;
+    pub(crate) mod asvd;
+    mod directions;
+    mod factors;
+    mod ranks;
     pub(crate) mod svd;
+    pub(crate) mod svd_llm;
 }
 
 /// Fewer bits for each number.
@@ -63,7 +70,10 @@ mod recover {
 
 use serde_json::Value;
 
+pub use decompose::afm::Afm;
+pub use decompose::asvd::Asvd;
 pub use decompose::svd::Svd;
+pub use decompose::svd_llm::SvdLlm;
 pub use error::{Error, Result};
 pub use inputs::{Auto, Damp, Order};
 pub use method::{Cx, LinearMethod, Survey, surveyed};
@@ -73,6 +83,7 @@ pub use prune::wanda::Wanda;
 pub use quantize::gptq::{Choice, Gptq, Groups};
 pub use quantize::grid::{Clip, GridSettings, Ragged, ScaleDtype, Share, Whole};
 pub use quantize::rtn::Rtn;
+pub use rate::coding_rate;
 pub use recover::bias::Bias;
 pub use recover::retarget::Retarget;
 pub use seen::{Both, Fold, Needs, Seen, Shared};
@@ -115,6 +126,9 @@ pub const METHODS: &[Entry] = &[
     prune::wanda::ENTRY,
     prune::sparsegpt::ENTRY,
     decompose::svd::ENTRY,
+    decompose::asvd::ENTRY,
+    decompose::svd_llm::ENTRY,
+    decompose::afm::ENTRY,
     quantize::rtn::ENTRY,
     quantize::gptq::ENTRY,
     recover::bias::ENTRY,

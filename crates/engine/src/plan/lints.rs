@@ -36,6 +36,7 @@ pub(super) fn all(plan: &Plan, checkpoint: &Checkpoint, steps: &[StepForms]) -> 
     lints.extend(other_groups(plan, steps));
     lints.extend(dense_tails(plan, steps));
     lints.extend(useless_factors(plan, steps));
+    lints.extend(new_biases(plan, checkpoint.model()));
     lints.extend(nothing(plan, steps));
     lints.extend(idle_zeros(plan));
     lints.extend(tied(plan, checkpoint.model()));
@@ -187,6 +188,10 @@ fn dense_tails(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
 fn useless_factors(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
     let mut lints = Vec::new();
     for n in (0..plan.recipe.steps.len()).filter(|&n| kind(plan, n) == Some(Kind::Decompose)) {
+        // Where ranks are spread over all matrices, some are left whole on purpose.
+        if plan.methods[n].settings().get("allocation").is_some_and(|spread| spread != "uniform") {
+            continue;
+        }
         let useless = |step: &&StepForms| step.step == n && step.after.bits() >= step.before.bits();
         let useless: Vec<_> = steps.iter().filter(useless).collect();
         if !useless.is_empty() {
@@ -210,6 +215,23 @@ fn useless_factors(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
         ));
     }
     lints
+}
+
+/// Biases that the source did not have, in files that other tools read.
+fn new_biases(plan: &Plan, model: &Model<Source>) -> Vec<Lint> {
+    let pairs = model.stages.iter().zip(&plan.forms.stages).flat_map(|(before, after)| {
+        let had = super::linears(before).into_iter().map(|layer| layer.bias.is_some());
+        had.zip(super::linears(after).into_iter().map(|layer| layer.bias.is_some()))
+    });
+    let new: Vec<_> =
+        plan.sites.iter().zip(pairs).filter(|(_, (had, has))| !had && *has).map(|(s, _)| &s.site).collect();
+    if new.is_empty() || plan.format.name() == "native" {
+        return Vec::new();
+    }
+    vec![Lint::new(
+        format!("{} get a bias, which the configuration of this model does not provide for", some(new)),
+        "other tools may leave it out without a word; use `--format native`, or `mean: false`",
+    )]
 }
 
 /// Steps, or a whole recipe, that change nothing.

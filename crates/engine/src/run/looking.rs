@@ -40,7 +40,7 @@ impl Looks {
             for (site, steps) in work.of(n) {
                 let mut needs = steps.iter().map(|&step| methods[step].needs()).fold(Needs::default(), Needs::or);
                 // So that the error of what a layer returns can be told, whatever its methods look at.
-                needs.gram |= needs.moments;
+                needs.gram |= needs.moments | needs.absolute;
                 let Some(tap) = Tap::of(&site.role).filter(|_| !needs.is_nothing()) else { continue };
                 looks.reference |= needs.reference;
                 match looks.stages[n].iter_mut().find(|(known, _)| *known == tap) {
@@ -300,6 +300,9 @@ pub(crate) fn add(
         if needs.moments {
             sums(&mut fold.sum, x, width, |x| x);
             sums(&mut fold.sum_sq, x, width, |x| x * x);
+        }
+        if needs.absolute {
+            sums(&mut fold.sum_abs, x, width, f64::abs);
         }
         let Some(r) = r else { return Ok(()) };
         values(r, |r| {
