@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use brevity_formats::{Checkpoint, Container, FORMATS, Format, Renumber, StageView, TensorSpec, format};
 use brevity_kernels::ops::Compute;
-use brevity_methods::Method;
+use brevity_methods::{Method, Needs};
 use brevity_model::{CodeForm, Form, Linear, Model, Place, Role, Site, Source, Stage};
 use brevity_runtime::{Keep, Tap};
 use serde::Serialize;
@@ -155,13 +155,16 @@ impl Plan {
             dir: &temporary,
         };
         let surveys_before = methods.iter().any(Method::survey_looks);
+        let survey_needs = methods.iter().map(Method::survey_needs).fold(Needs::default(), Needs::or);
         survey::for_shapes(checkpoint, recipe, &work, &mut methods, ground)?;
         let mut predicted = predict::forms(recipe, model, &work, &methods)?;
         let mut specs = layouts(checkpoint, format, &predicted.forms)?;
-        let surveys = surveys_before;
+        let surveys = survey_needs;
         let looks = Looks::of(&work, &methods, model.stages.len());
         let samples = samples(options);
-        if surveys && let Some(limit) = options.max_memory {
+        if !surveys.is_nothing()
+            && let Some(limit) = options.max_memory
+        {
             // A survey may be part of planning; it is work as well.
             let (forms, layers, keep) = (&predicted.forms, &predicted.costs[..], Keep::Files);
             let (work, specs, looks) = (&work, &specs[..], &looks);

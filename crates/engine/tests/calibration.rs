@@ -34,6 +34,7 @@ const RECIPES: &[&str] = &[
     "format: dense\nsteps: [{quantize.gptq: {group: 16}}]",
     "format: native\nsteps: [{decompose.svd: {rank: 8}}, {quantize.gptq: {bits: 8, group: 8}}]",
     "format: native\nsteps: [{prune.sparsegpt: {pattern: '2:4', quantize: {bits: 4, group: 16}}}]",
+    "format: native\nsteps: [{decompose.afm: {ratio: 0.5, allocation: waterfill, multiple: 1}}, {quantize.rtn: {group: 8, ragged: pad}}]",
 ];
 
 #[test]
@@ -297,6 +298,63 @@ fn every_architecture_is_calibrated_or_says_why_not() {
         assert!(report.sites.iter().all(|row| row.data_error.is_some()), "{name}");
         assert_eq!(common::weight_bytes(&dir.path().join(format!("{name}-out"))), plan.size.size_bytes_after, "{name}");
     }
+}
+
+#[test]
+fn a_bias_that_a_method_adds_is_written_and_read_on_every_architecture() {
+    let dir = tempfile::tempdir().unwrap();
+    // Only the keys, which share a tensor with others in some architectures.
+    let recipe = recipe("format: native\nsteps: [{decompose.afm: {rank: 2, at: [attn.k, mlp.up]}}]");
+    for (name, path) in golden(dir.path()) {
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let vocabulary = checkpoint.model().vocabulary as u32;
+        let out = dir.path().join(format!("{name}-out"));
+        let plan = plan_with(&checkpoint, &recipe, &options(2, samples(3, 12, vocabulary, Compute::F32)));
+        let report = carry_out(&plan, &checkpoint, &out);
+        assert_eq!(common::weight_bytes(&out), plan.size.size_bytes_after, "{name}");
+        let written = Checkpoint::open(&out).unwrap();
+        for row in report.sites.iter().filter(|row| row.notes.iter().any(|note| note.starts_with("rank 2"))) {
+            let place = |n: &usize| written.model().place(*n) == row.site.place;
+            let n = (0..written.model().stages.len()).find(place).unwrap();
+            let mut stage = written.load_stage(n).unwrap();
+            let (_, layer) = stage.linears_mut().into_iter().find(|(role, _)| *role == row.site.role).unwrap();
+            let bias = layer.bias.as_ref().unwrap_or_else(|| panic!("{name}: {} has no bias", row.site));
+            assert!(bias.to_f32().iter().any(|&b| b != 0.0), "{name}: {}", row.site);
+        }
+        let factored = |row: &&brevity_engine::SiteReport| row.notes.iter().any(|note| note.starts_with("rank 2"));
+        assert!(report.sites.iter().any(|row| factored(&row)), "{name}");
+    }
+}
+
+#[test]
+fn ranks_are_spread_within_the_budget_by_what_the_samples_show() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(3, 32, 48, true).checkpoint(&dir.path().join("m"));
+    let all: u64 = 3 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 48);
+    for name in ["svd", "asvd", "svd_llm", "afm"] {
+        for spread in ["waterfill", "influence", "coding_rate"] {
+            let text = format!(
+                "format: native\nsteps: [{{decompose.{name}: {{ratio: 0.6, allocation: {spread}, multiple: 1}}}}]"
+            );
+            let plan = plan(&checkpoint, &recipe(&text), 2);
+            carry_out(&plan, &checkpoint, &dir.path().join(format!("{name}-{spread}")));
+            let held: u64 = plan.sites.iter().filter(|s| !s.methods.is_empty()).map(|s| s.after.parameters()).sum();
+            assert!(held * 10 <= all * 6, "{name}, {spread}: {held} of {all}");
+            assert!(held * 10 > all * 5, "{name}, {spread}: {held} of {all}");
+        }
+    }
+}
+
+#[test]
+fn the_output_table_can_be_spread_over_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(1, 32, 48, false).checkpoint(&dir.path().join("m"));
+    let text = "format: native\nsteps: [{decompose.afm: {ratio: 0.5, allocation: waterfill, multiple: 1, at: [head.out, mlp]}}]";
+    let plan = plan(&checkpoint, &recipe(text), 2);
+    let report = carry_out(&plan, &checkpoint, &dir.path().join("out"));
+    let head = report.sites.iter().find(|row| row.site.to_string() == "head.out").unwrap();
+    assert!(head.notes.iter().any(|note| note.starts_with("rank ")), "{:?}", head.notes);
+    assert!(head.data_error.is_some());
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::finite;
 use crate::folder::Folder;
 use crate::fp8::Fp8;
+use crate::gather::new_bias;
 use crate::gguf::Gguf;
 use crate::hf::WeightFiles;
 use crate::native;
@@ -131,7 +132,7 @@ impl Checkpoint {
         let files = SafetensorsFiles::open(&folder, shards)?;
         let (container, format) = wrap(files, &config, &folder)?;
         let tensors = Named(&*container);
-        let model = like.try_map(|mut site, slot, source| {
+        let mut model = like.try_map(|mut site, slot, source| {
             // As the output calls them, where blocks have moved up.
             site.place = numbers.and_then(|numbers| numbers.place(site.place)).unwrap_or(site.place);
             let renamed = numbers.and_then(|numbers| numbers.name(&source.tensor));
@@ -139,6 +140,20 @@ impl Checkpoint {
             let now = tensors.source(&site, slot, name, source.view.clone());
             Ok::<_, Error>(now.unwrap_or_else(|| source.clone()))
         })?;
+        // A layer may have got a bias that it did not have in `like`.
+        for n in 0..model.stages.len() {
+            let (place, mut before) = (like.place(n), like.stages[n].clone());
+            let place = numbers.and_then(|numbers| numbers.place(place)).unwrap_or(place);
+            if matches!(before, Stage::Loose(_)) {
+                continue;
+            }
+            for ((role, layer), (_, before)) in model.stages[n].linears_mut().into_iter().zip(before.linears_mut()) {
+                if let (None, Some((name, view))) = (&layer.bias, new_bias(&before.weight)) {
+                    let name = numbers.and_then(|numbers| numbers.name(&name)).unwrap_or(name);
+                    layer.bias = tensors.source(&Site::new(place, role), Slot::Bias, &name, view);
+                }
+            }
+        }
         Ok(Checkpoint { folder, config, files: Files::Other(container), format, model })
     }
 

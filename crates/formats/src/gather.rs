@@ -139,13 +139,15 @@ impl<T> Whole<'_, T> {
 fn new_name(role: &Role, slot: Slot, sources: &BTreeMap<(Role, Slot), &Source>) -> Option<(String, View)> {
     match (role, slot) {
         (Role::Out, Slot::Weight) => Some(("lm_head.weight".into(), View::whole())),
-        (_, Slot::Bias) => {
-            let matrix = sources.get(&(role.clone(), Slot::Weight))?;
-            let stem = matrix.tensor.strip_suffix(".weight")?;
-            Some((format!("{stem}.bias"), View { transposed: false, rows: matrix.view.rows.clone() }))
-        }
+        (_, Slot::Bias) => new_bias(sources.get(&(role.clone(), Slot::Weight))?),
         _ => None,
     }
+}
+
+/// The tensor of a bias that a matrix did not have, and its part of it.
+pub(crate) fn new_bias(matrix: &Source) -> Option<(String, View)> {
+    let stem = matrix.tensor.strip_suffix(".weight")?;
+    Some((format!("{stem}.bias"), View { transposed: false, rows: matrix.view.rows.clone() }))
 }
 
 /// Tensors of the stage that are no weights, to be carried through as they are.

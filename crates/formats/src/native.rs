@@ -9,7 +9,8 @@
 //! # Plain tensors
 //!
 //! A tensor of the source whose weights are all floats of the type it had there, without masks, is stored as it was:
-//! same name, same type, same shape. So are tensors that are no weights. Where that is all there is, the directory is an
+//! same name, same type, same shape. So is a bias that is new, unless it would be a part of a tensor whose other parts are
+//! not there, and so are tensors that are no weights. Where that is all there is, the directory is an
 //! ordinary one, with the ordinary `model.safetensors.index.json`.
 //!
 //! # Coded weights
@@ -78,7 +79,7 @@ pub use self::read::{NativeFiles, open};
 use crate::dense::{self, dense_dtype};
 use crate::error::Error;
 use crate::format::{Format, any_config, forms};
-use crate::gather::{Part, StageView, Whole, carry_others, others, wholes};
+use crate::gather::{Frame, Part, StageView, Whole, carry_others, others, wholes};
 use crate::tensor::{Tensor, TensorSpec};
 
 /// The version of the layout that is written, and the newest that is read.
@@ -173,6 +174,12 @@ fn is_plain(whole: &Whole<'_, Form>) -> bool {
     })
 }
 
+/// Whether a tensor that the source did not have would be incomplete: of several layers that share one, some get a bias.
+fn has_gaps(at: &StageView<'_>, whole: &Whole<'_, Form>) -> bool {
+    let new = whole.parts.iter().all(|part| part.source.is_none());
+    new && Frame::of(Native.name(), at.container, whole, Form::shape).is_err()
+}
+
 impl Format for Native {
     fn name(&self) -> &'static str {
         "native"
@@ -190,7 +197,7 @@ impl Format for Native {
         let mut specs = Vec::new();
         let mut records = Vec::new();
         for whole in wholes(self.name(), at, forms)? {
-            if is_plain(&whole) {
+            if is_plain(&whole) && !has_gaps(at, &whole) {
                 specs.push(dense::spec(self.name(), at, &whole)?);
                 continue;
             }
@@ -209,7 +216,7 @@ impl Format for Native {
         let mut tensors = Vec::new();
         let mut records = Vec::new();
         for (whole, forms) in wholes(self.name(), at, weights)?.iter().zip(wholes(self.name(), at, &forms)?) {
-            if is_plain(&forms) {
+            if is_plain(&forms) && !has_gaps(at, &forms) {
                 tensors.push(dense::floats(at, whole, dense::spec(self.name(), at, &forms)?, self.name())?);
                 continue;
             }

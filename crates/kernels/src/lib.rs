@@ -62,9 +62,10 @@
 //!             .size() .as_f64() .to_f32()   .inner(rows, a, b) -> f64   tr(A C Bᵀ)   Cross::bytes(n)
 //!
 //! linalg      svd_f32(a, [rows, cols]) -> Result<Svd<f32>>   svd_f64   Svd { u, s, vt }
+//!             eigen_f64(a[n,n], n) -> Result<Eigen>   Eigen { values, vectors }       largest first, vectors as rows
 //!             randomized_svd_f32(a, [rows, cols], rank, seed) -> Result<Svd<f32>>   randomized_svd_f64
 //!             InverseFactor::new(&Gram, order: Option<&[u32]>, damp) -> Result   (H + damp I)⁻¹ = Uᵀ U
-//!             solver_f32(a[n,n], n) -> Result<Solver<f32>>   solver_f64   .solve(x: &mut [m,n])       x = x a⁻¹
+//!             solver_f32(a[n,n], n) -> Result<Solver<f32>>   solver_f64   .solve(x: &mut [m,n])       x = x a⁻¹   .log_determinant()
 //!             matmul_f64(Dims, a[m,k], b[k,n]) -> [m,n]
 //! columns     Columns { factor, grid: Option<Grid { spec, fit }>, prune: Option<Prune>, block }
 //!             .solve(w: &mut [f32], [rows, cols], keep: Option<&[bool]>) -> Result<Solved>

@@ -53,6 +53,7 @@ pub(crate) fn each_seen(
                     fit: behind(&seen.fit, rows, &before, &after),
                     held_out: behind(&seen.held_out, rows, &before, &after),
                     influence: seen.influence,
+                    coding_rate: seen.coding_rate,
                     shared: Shared::default(),
                 };
                 go(a, &child(0), &behind, f)
@@ -74,6 +75,8 @@ fn behind(fold: &Fold, rows: usize, before: &[f32], after: &[f32]) -> Fold {
         count: fold.count,
         sum: sums(after, &fold.sum),
         sum_sq: gram.as_ref().filter(|_| !fold.sum_sq.is_empty()).map_or_else(Vec::new, |gram| gram.diagonal()),
+        // What a matrix makes of magnitudes, their sums do not say.
+        sum_abs: Vec::new(),
         reference_sum: sums(before, &fold.reference_sum),
         drift: fold.drift.as_ref().zip(fold.gram.as_ref()).map(|(drift, g)| drift.through(g, rows, before, after)),
         gram,
@@ -153,6 +156,7 @@ mod tests {
             drift: Some(drift),
             sum: sums(x),
             reference_sum: sums(r),
+            ..Fold::default()
         }
     }
 

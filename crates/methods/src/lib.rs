@@ -27,6 +27,7 @@ mod inputs;
 mod ladder;
 mod leaves;
 mod method;
+mod rate;
 mod refit;
 #[cfg(test)]
 mod samples;
@@ -52,8 +53,14 @@ mod prune {
 
 /// Fewer numbers: thin factors in place of one matrix.
 mod decompose {
+    pub(crate) mod afm;
+    pub(crate) mod asvd;
+    mod directions;
+    mod factors;
     pub(crate) mod modegpt;
+    mod ranks;
     pub(crate) mod svd;
+    pub(crate) mod svd_llm;
 }
 
 /// Fewer bits for each number.
@@ -72,8 +79,11 @@ mod recover {
 use serde_json::Value;
 
 pub use block::{BlockCx, BlockMethod, BlockSurvey, Influence, Part, Sizes, part_of};
+pub use decompose::afm::Afm;
+pub use decompose::asvd::Asvd;
 pub use decompose::modegpt::Modegpt;
 pub use decompose::svd::Svd;
+pub use decompose::svd_llm::SvdLlm;
 pub use error::{Error, Result};
 pub use inputs::{Auto, Damp, Order};
 pub use method::{Cx, LinearMethod, Method, Survey, surveyed};
@@ -86,6 +96,7 @@ pub use prune::wanda::Wanda;
 pub use quantize::gptq::{Choice, Gptq, Groups};
 pub use quantize::grid::{Clip, GridSettings, Ragged, ScaleDtype, Share, Whole};
 pub use quantize::rtn::Rtn;
+pub use rate::coding_rate;
 pub use recover::bias::Bias;
 pub use recover::retarget::Retarget;
 pub use seen::{Both, Fold, Needs, Seen, Shared};
@@ -156,6 +167,9 @@ pub const METHODS: &[Entry] = &[
     prune::wanda::ENTRY,
     prune::sparsegpt::ENTRY,
     decompose::svd::ENTRY,
+    decompose::asvd::ENTRY,
+    decompose::svd_llm::ENTRY,
+    decompose::afm::ENTRY,
     quantize::rtn::ENTRY,
     quantize::gptq::ENTRY,
     recover::bias::ENTRY,

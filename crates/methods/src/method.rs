@@ -134,6 +134,15 @@ impl Method {
         }
     }
 
+    /// What its survey must see.
+    pub fn survey_needs(&self) -> Needs {
+        match self {
+            Method::Linear(method) => method.survey_needs(),
+            // Hidden states in front of blocks and behind them, which is no more than moments take.
+            Method::Block(method) => Needs { moments: method.survey().is_some(), ..Needs::default() },
+        }
+    }
+
     /// Whether it has a survey to make that looks at activations.
     pub fn survey_looks(&self) -> bool {
         match self {

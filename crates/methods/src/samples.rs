@@ -24,12 +24,14 @@ pub(crate) fn fold(n: usize, x: &[f32], r: &[f32]) -> Fold {
     let gone: Vec<f32> = r.iter().zip(x).map(|(r, x)| r - x).collect();
     drift.add(samples, Rows::F32(&gone), Rows::F32(x), Compute::F32);
     let sum = |x: &[f32]| (0..n).map(|j| x.iter().skip(j).step_by(n).map(|&x| f64::from(x)).sum()).collect();
+    let sizes: Vec<f32> = x.iter().map(|x| x.abs()).collect();
     Fold {
         count: samples as u64,
         sum_sq: gram.diagonal(),
         gram: Some(gram),
         drift: Some(drift),
         sum: sum(x),
+        sum_abs: sum(&sizes),
         reference_sum: sum(r),
     }
 }

@@ -14,6 +14,10 @@ pub struct Needs {
     pub gram: bool,
     /// `Σ x` and `Σ x²`.
     pub moments: bool,
+    /// `Σ |x|`.
+    pub absolute: bool,
+    /// In a survey, how much each block changes the coding rate of what passes through it.
+    pub coding_rate: bool,
     /// The inputs of the same layer in the original model, beside those in the compressed one.
     pub reference: bool,
     /// A part of the samples kept apart, to choose on what was not fitted to.
@@ -31,6 +35,8 @@ impl Needs {
         Needs {
             gram: self.gram | other.gram,
             moments: self.moments | other.moments,
+            absolute: self.absolute | other.absolute,
+            coding_rate: self.coding_rate | other.coding_rate,
             reference: self.reference | other.reference,
             held_out: self.held_out | other.held_out,
         }
@@ -51,6 +57,8 @@ pub struct Fold {
     pub sum: Vec<f64>,
     /// `Σ x²`.
     pub sum_sq: Vec<f64>,
+    /// `Σ |x|`.
+    pub sum_abs: Vec<f64>,
     /// `Σ r`, where a reference was asked for.
     pub reference_sum: Vec<f64>,
 }
@@ -78,6 +86,7 @@ impl Fold {
         }
         add(&mut self.sum, &other.sum);
         add(&mut self.sum_sq, &other.sum_sq);
+        add(&mut self.sum_abs, &other.sum_abs);
         add(&mut self.reference_sum, &other.reference_sum);
     }
 }
@@ -91,6 +100,8 @@ pub struct Seen {
     pub held_out: Fold,
     /// One minus the mean cosine between what goes into the block and what comes out of it, in a survey.
     pub influence: Option<f64>,
+    /// By how much the block changes the [`coding_rate`](crate::coding_rate) of the hidden states, in a survey that asked.
+    pub coding_rate: Option<f64>,
     /// Factorizations made of these, by what they are; the layers of a tap and the steps of a recipe share them.
     pub shared: Shared,
 }
@@ -98,9 +109,29 @@ pub struct Seen {
 impl Seen {
     /// Nothing at all: what a method gets that needs nothing.
     pub const fn nothing() -> Self {
-        const NONE: Fold =
-            Fold { count: 0, gram: None, drift: None, sum: Vec::new(), sum_sq: Vec::new(), reference_sum: Vec::new() };
-        Seen { fit: NONE, held_out: NONE, influence: None, shared: Shared(Mutex::new(BTreeMap::new())) }
+        const NONE: Fold = Fold {
+            count: 0,
+            gram: None,
+            drift: None,
+            sum: Vec::new(),
+            sum_sq: Vec::new(),
+            sum_abs: Vec::new(),
+            reference_sum: Vec::new(),
+        };
+        let shared = Shared(Mutex::new(BTreeMap::new()));
+        Seen { fit: NONE, held_out: NONE, influence: None, coding_rate: None, shared }
+    }
+
+    /// The mean over the rows of both folds of what `sum` gives of each; none if it gives nothing, or nothing was seen.
+    pub(crate) fn mean(&self, sum: impl Fn(&Fold) -> &[f64]) -> Option<Vec<f64>> {
+        let (mut total, mut count): (Vec<f64>, u64) = (Vec::new(), 0);
+        for fold in [&self.fit, &self.held_out].into_iter().filter(|fold| !sum(fold).is_empty()) {
+            total.resize(sum(fold).len(), 0.0);
+            total.iter_mut().zip(sum(fold)).for_each(|(a, b)| *a += b);
+            count += fold.count;
+        }
+        total.iter_mut().for_each(|x| *x /= count as f64);
+        (count > 0).then_some(total)
     }
 
     /// `Σ x xᵀ` over the samples of both folds, if any was seen. Up to 4096 inputs the layers of a tap share it.

@@ -188,6 +188,10 @@ fn dense_tails(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
 fn useless_factors(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
     let mut lints = Vec::new();
     for n in (0..plan.recipe.steps.len()).filter(|&n| kind(plan, n) == Some(Kind::Decompose)) {
+        // Where ranks are spread over all matrices, some are left whole on purpose.
+        if plan.methods[n].settings().get("allocation").is_some_and(|spread| spread != "uniform") {
+            continue;
+        }
         let useless = |step: &&StepForms| step.step == n && step.after.bits() >= step.before.bits();
         let useless: Vec<_> = steps.iter().filter(useless).collect();
         if !useless.is_empty() {

@@ -3,6 +3,7 @@
 use brevity_formats::TensorSpec;
 use brevity_kernels::gram::{Cross, Gram};
 use brevity_kernels::ops::Compute;
+use brevity_methods::Needs;
 use brevity_model::{CodeForm, Form, Linear, Model, Source, Stage};
 use brevity_runtime::{Keep, Tap};
 
@@ -41,8 +42,8 @@ pub(super) struct Costs<'a> {
     pub parts: &'a [u64],
     pub specs: &'a [Vec<TensorSpec>],
     pub looks: &'a Looks,
-    /// Whether a survey takes the samples through the model before the work begins.
-    pub surveys: bool,
+    /// What surveys look at that take the samples through the model before the work begins; nothing if there are none.
+    pub surveys: Needs,
     pub samples: Tokens,
     pub keep: Keep,
 }
@@ -105,7 +106,7 @@ impl Costs<'_> {
                 let encoding = rewritten + 2 * encoded(n) + whole;
                 let writing = if n > 0 { encoded(n - 1) } else { 0 };
                 let kept = if n < end { kept } else { 0 };
-                let survey = if self.surveys { self.surveying(n, &before, loaded) } else { 0 };
+                let survey = if !self.surveys.is_nothing() { self.surveying(n, &before, loaded) } else { 0 };
                 fixed + (writing + kept + rewriting.max(encoding)).max(survey)
             })
             .collect()
@@ -150,15 +151,24 @@ impl Costs<'_> {
             Keep::HiddenInMemory => between,
             Keep::Files => hidden + between,
         };
-        in_files * if self.surveys { self.runs().max(1) } else { self.runs() }
+        in_files * if self.surveys.is_nothing() { self.runs() } else { self.runs().max(1) }
     }
 
     /// What a survey takes at a stage: the stage, made ready too, a copy of a layer, and all that is there of one sample.
     fn surveying(&self, n: usize, before: &Stage<Form>, loaded: u64) -> u64 {
         let [ready, sample] = self.looking(n, before);
         let layer = linears(before).iter().map(|layer| held_bytes(&layer.weight)).max().unwrap_or(0);
-        // What is looked at in a survey is sums over the inputs, which are small.
-        loaded + layer + ready + sample / self.runs().max(1) + self.kept(1)
+        // Sums of the inputs of all taps, each as wide as some layer, and what is made of a layer with them; sums of the
+        // hidden states on both sides, and what their rate is worked out from.
+        let gram = |needed: bool, width: usize| if needed { Gram::bytes(width) } else { 0 };
+        let mut widths: Vec<usize> = linears(before).iter().map(|layer| layer.weight.shape()[1]).collect();
+        widths.sort_unstable();
+        let sums: u64 = widths.iter().rev().take(4).map(|&width| gram(self.surveys.gram, width)).sum();
+        let made = if self.surveys.gram { self.layers[n].iter().copied().max().unwrap_or(0) } else { 0 };
+        let hidden = self.model.hidden;
+        let rate = 2 * gram(self.surveys.coding_rate, hidden)
+            + if self.surveys.coding_rate { 8 * (hidden * hidden) as u64 } else { 0 };
+        loaded + layer + ready + sample / self.runs().max(1) + self.kept(1) + sums + made + rate
     }
 
     /// What looking at the inputs of the layers of a stage takes: the stage made ready and what was seen; and one sample
@@ -176,7 +186,7 @@ impl Costs<'_> {
             let drift = if needs.gram && needs.reference { Cross::bytes(width) } else { 0 };
             // The sum of both folds is there beside them.
             let both = if needs.held_out { gram } else { 0 };
-            Some(both + folds * (gram + drift + 24 * width as u64))
+            Some(both + folds * (gram + drift + 32 * width as u64))
         };
         let mut copy = before.clone();
         let layers = copy.linears_mut().into_iter().map(|(role, layer)| (role, layer.clone()));

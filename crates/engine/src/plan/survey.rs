@@ -7,8 +7,8 @@ use std::path::Path;
 
 use brevity_formats::{Checkpoint, Format, StageView};
 use brevity_kernels::ops::Compute;
-use brevity_methods::{Cx, Method, Needs, Seen, Survey};
-use brevity_model::{Block, Form, LeafForm, Linear, Model, Place, Site, Stage, Weight};
+use brevity_methods::{Cx, Fold, Method, Needs, Seen, Survey, coding_rate};
+use brevity_model::{Block, Form, Head, LeafForm, Linear, Model, Place, Site, Stage, Weight};
 use brevity_runtime::{Applied, Flow, Keep, Prepare, Tap, values};
 use rayon::prelude::*;
 
@@ -196,7 +196,8 @@ fn looking(
                 BTreeMap::new()
             }
             Stage::Block(block) => seen_of(&mut flow, place, block, needs, *compute)?,
-            Stage::Head(_) | Stage::Loose(_) => BTreeMap::new(),
+            Stage::Head(head) => seen_of_head(&mut flow, head, needs, *compute)?,
+            Stage::Loose(_) => BTreeMap::new(),
         };
         let nothing = Seen::nothing();
         for ((role, layer), (site, steps)) in stage.linears_mut().into_iter().zip(work.of(n)) {
@@ -224,6 +225,9 @@ fn seen_of(
 ) -> Result<BTreeMap<Tap, Seen>, Error> {
     let mut seen: BTreeMap<Tap, Seen> = BTreeMap::new();
     let (mut cosines, mut tokens) = (0.0, 0);
+    // What is needed of the hidden states for their coding rate, in front of the block and behind it.
+    let of_states = Needs { gram: true, moments: true, ..Needs::default() };
+    let mut states = [Fold::default(), Fold::default()];
     for sample in 0..flow.samples() {
         let x = flow.hidden(sample).map_err(Error::Run)?;
         for tap in Tap::OF_BLOCK {
@@ -242,10 +246,36 @@ fn seen_of(
         let sum = values(&x, |x| values(&y, |y| x.chunks(width).zip(y.chunks(width)).map(|(x, y)| cosine(x, y)).sum()));
         cosines += sum.and_then(|sum: Result<f64, _>| sum).map_err(Error::Run)?;
         tokens += flow.length(sample);
+        if needs.coding_rate {
+            for (state, at) in states.iter_mut().zip([&x, &y]) {
+                add(state, of_states, at, None, compute)?;
+            }
+        }
     }
     let influence = (tokens > 0).then(|| 1.0 - cosines / tokens as f64);
-    seen.values_mut().for_each(|seen| seen.influence = influence);
+    let [before, after] =
+        states.map(|state| Some(coding_rate(state.gram.as_ref()?, &state.sum, state.count)).filter(|x| x.is_finite()));
+    let change = before.zip(after).map(|(before, after)| (after - before).abs());
+    seen.values_mut().for_each(|seen| (seen.influence, seen.coding_rate) = (influence, change));
     Ok(seen)
+}
+
+/// Takes all samples to the output table, if there is one of its own.
+fn seen_of_head(
+    flow: &mut Flow<'_>,
+    head: &Head<Applied>,
+    needs: Needs,
+    compute: Compute,
+) -> Result<BTreeMap<Tap, Seen>, Error> {
+    if head.out.is_none() {
+        return Ok(BTreeMap::new());
+    }
+    let mut seen = Seen::nothing();
+    for sample in 0..flow.samples() {
+        let at = flow.head_in(head, sample).map_err(Error::Run)?;
+        add(&mut seen.fit, needs, &at, None, compute)?;
+    }
+    Ok(BTreeMap::from([(Tap::HeadIn, seen)]))
 }
 
 /// The cosine of the angle between two vectors; zero if either is zero.

@@ -53,7 +53,7 @@ impl Looks {
                 let linear = steps.iter().filter_map(|&step| methods[step].linear());
                 let mut needs = linear.map(|method| method.needs()).fold(Needs::default(), Needs::or);
                 // So that the error of what a layer returns can be told, whatever its methods look at.
-                needs.gram |= needs.moments;
+                needs.gram |= needs.moments | needs.absolute;
                 let Some(tap) = Tap::of(&site.role).filter(|_| !needs.is_nothing()) else { continue };
                 looks.reference |= needs.reference;
                 put(&mut looks.stages[n], tap, needs);
@@ -407,6 +407,9 @@ pub(crate) fn add(
         if needs.moments {
             sums(&mut fold.sum, x, width, |x| x);
             sums(&mut fold.sum_sq, x, width, |x| x * x);
+        }
+        if needs.absolute {
+            sums(&mut fold.sum_abs, x, width, f64::abs);
         }
         let Some(r) = r else { return Ok(()) };
         values(r, |r| {

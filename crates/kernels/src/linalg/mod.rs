@@ -1,10 +1,12 @@
 //! Factorizations, by faer, with fixed signs and results that do not depend on the number of threads.
 
+mod eigen;
 mod inverse;
 mod randomized;
 mod solve;
 mod svd;
 
+pub use eigen::{Eigen, eigen_f64};
 pub use inverse::InverseFactor;
 pub use randomized::{randomized_svd_f32, randomized_svd_f64};
 pub use solve::{Solver, matmul_f64, solve_scalar, solver_f32, solver_f64};

@@ -61,6 +61,14 @@ impl<T> Solver<T> {
         self.n
     }
 
+    /// The logarithm of the determinant of the matrix.
+    pub fn log_determinant(&self) -> f64
+    where
+        T: Copy + Into<f64>,
+    {
+        self.lower.iter().step_by(self.n + 1).map(|&x| 2.0 * x.into().ln()).sum()
+    }
+
     /// Memory that the factor takes.
     pub fn bytes(&self) -> u64 {
         size_of_val(self.lower.as_slice()) as u64
@@ -166,6 +174,14 @@ mod tests {
         assert!((x[0] + 2.0).abs() < 1e-14 && (x[1] - 7.0).abs() < 1e-14, "{x:?}");
         let y = solve_scalar(&[2.0, 1.0, 1.0, 1.0], 2, &[3.0, 5.0]).unwrap();
         assert!((y[0] + 2.0).abs() < 1e-14 && (y[1] - 7.0).abs() < 1e-14, "{y:?}");
+    }
+
+    #[test]
+    fn the_determinant_is_that_by_hand() {
+        // 4 * 3 - 2 * 2 = 8, and 1 where there is nothing.
+        let solver = solver_f64(vec![4.0, 2.0, 2.0, 3.0], 2).unwrap();
+        assert!((solver.log_determinant() - 8.0f64.ln()).abs() < 1e-14);
+        assert_eq!(solver_f32(Vec::new(), 0).unwrap().log_determinant(), 0.0);
     }
 
     #[test]

@@ -198,9 +198,14 @@ fn level(
 }
 
 /// What the survey found of one layer: outliers or influence.
-struct Found {
-    parameters: f64,
-    value: Option<f64>,
+pub(crate) struct Found {
+    pub parameters: f64,
+    pub value: Option<f64>,
+}
+
+/// The share that each block loses by `influence`, see [`Allocation`], for any measure from 0 to 1 of what blocks do.
+pub(crate) fn by_influence(found: &BTreeMap<Site, Found>, share: f64, band: f64) -> BTreeMap<Place, f64> {
+    Allocation { spread: Spread::Influence, band, shares: None }.shares(found, share)
 }
 
 struct Look {

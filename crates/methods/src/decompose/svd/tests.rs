@@ -1,7 +1,9 @@
-use brevity_model::{Expr, Leaf, Mask};
+use brevity_kernels::linalg::svd_f64;
+use brevity_model::{Code, Dtype, Expr, Floats, Leaf, Mask};
 use serde_json::json;
 
 use super::*;
+use crate::error::Error;
 
 fn site() -> Site {
     "blocks.0.attn.o".parse().unwrap()
@@ -42,6 +44,11 @@ fn multiply(a: &[f32], b: &[f32], [rows, columns]: [usize; 2], rank: usize) -> V
     (0..rows * columns).map(|at| entry(at) as f32).collect()
 }
 
+/// The factors of a rank.
+fn factors(w: &[f32], shape: [usize; 2], rank: usize, seed: u64) -> (Vec<f32>, Vec<f32>) {
+    Metric::Plain.directions(w, shape, Some(rank), seed).unwrap().factors(w, shape, rank)
+}
+
 fn decompose(settings: Value, layer: &mut Linear<Weight>) -> Vec<String> {
     let site = site();
     let mut cx = Cx::new(&site, 0);
@@ -61,7 +68,7 @@ fn the_full_rank_is_exact() {
     for shape in [[30, 20], [20, 30], [1, 5], [4, 4]] {
         let w = noise(shape[0] * shape[1], 3);
         let full = shape[0].min(shape[1]);
-        let (a, b) = factors(&w, shape, full, 0).unwrap();
+        let (a, b) = factors(&w, shape, full, 0);
         assert!((error(&w, &multiply(&a, &b, shape, full)) / squares(&w)).sqrt() < 1e-6);
     }
 }
@@ -81,7 +88,7 @@ fn the_error_is_the_sum_of_the_squares_left_out() {
     let wide: Vec<f64> = w.iter().map(|&x| x as f64).collect();
     let s = svd_f64(&wide, shape).unwrap().s;
     for rank in [1, 8, 20, 39] {
-        let (a, b) = factors(&w, shape, rank, 0).unwrap();
+        let (a, b) = factors(&w, shape, rank, 0);
         let left_out: f64 = s[rank..].iter().map(|s| s * s).sum();
         let found = error(&w, &multiply(&a, &b, shape, rank));
         assert!((found / left_out - 1.0).abs() < 1e-6, "{rank}: {found} {left_out}");
@@ -93,7 +100,7 @@ fn large_matrices_take_the_single_and_the_random_path_alike() {
     let shape = [1032, 1040];
     let w = of_rank(shape, 4);
     for rank in [4, 300] {
-        let (a, b) = factors(&w, shape, rank, 1).unwrap();
+        let (a, b) = factors(&w, shape, rank, 1);
         let found = (error(&w, &multiply(&a, &b, shape, rank)) / squares(&w)).sqrt();
         assert!(found < 1e-5, "{rank}: {found}");
     }
@@ -148,15 +155,6 @@ fn a_layer_that_would_not_shrink_stays_dense_and_says_so() {
 }
 
 #[test]
-fn the_rank_for_an_energy_is_the_smallest_that_holds_it() {
-    assert_eq!(rank_for(0.5, &[4.0, 3.0, 2.0, 1.0]), 2);
-    assert_eq!(rank_for(0.4, &[4.0, 3.0, 2.0, 1.0]), 1);
-    assert_eq!(rank_for(1.0, &[4.0, 3.0, 2.0, 1.0]), 4);
-    assert_eq!(rank_for(0.9, &[0.0, 0.0]), 1);
-    assert_eq!(rank_for(0.9, &[]), 1);
-}
-
-#[test]
 fn energy_looks_at_the_weights_first() {
     let w = of_rank([64, 64], 3);
     let method = Svd::parse(json!({"energy": 0.999999, "multiple": 1})).unwrap();
@@ -203,7 +201,7 @@ fn a_product_is_decomposed_anew_and_a_lost_mask_is_told() {
 
 #[test]
 fn coded_and_damaged_weights_are_refused() {
-    let svd = Svd::new(Keep::Rank(1));
+    let svd = Svd::parse(json!({"rank": 1})).unwrap();
     let error = |layer: &mut Linear<Weight>| svd.rewrite(layer, &mut Cx::new(&site(), 0)).unwrap_err().to_string();
     let mut nan = layer([4, 4], &[f32::NAN; 16]);
     assert_eq!(error(&mut nan), "`blocks.0.attn.o` holds 16 NaN and 0 infinite values among 16");
@@ -231,6 +229,13 @@ fn settings_that_make_no_sense_say_so() {
         (json!({"ratio": 1.5}), "`decompose.svd` cannot take `ratio: 1.5`"),
         (json!({"energy": 0.0}), "`decompose.svd` cannot take `energy: 0.0`"),
         (json!({"multiple": 0}), "`decompose.svd` cannot take `multiple: 0`"),
+        (json!({"rank": 4, "allocation": "waterfill"}), "`decompose.svd` needs `ratio` with `allocation`"),
+        (json!({"ratio": 0.5, "allocation": "most"}), "`decompose.svd` cannot take `allocation: \"most\"`"),
+        (json!({"allocation": "influence", "band": 2.0}), "`decompose.svd` cannot take `band: 2.0`"),
+        (
+            json!({"allocation": "waterfill", "band": 0.1}),
+            "`decompose.svd` needs `allocation: influence` or `allocation: coding_rate` with `band`",
+        ),
         (json!({"rank": 4, "ratio": 0.5}), "`decompose.svd` needs one of `rank`, `ratio` and `energy`"),
     ] {
         assert_eq!(Svd::parse(settings).unwrap_err().to_string(), wanted);

@@ -1,0 +1,176 @@
+//! `decompose.afm`: the principal components of what a layer returns, and their mean as a bias.
+
+use brevity_model::{CodeForm, Dtype, Expr, Floats, Form, Linear, Site, Weight};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::directions::{Metric, peak_bytes};
+use super::factors;
+use crate::cut::float_dtype;
+use super::ranks::{ALLOCATION, BAND, Given, MULTIPLE, RANK, RATIO, Ranks};
+use super::svd_llm::OUTPUT_ENERGY;
+use crate::error::{Error, Result};
+use crate::leaves::{check_finite, describe};
+use crate::method::{Cx, LinearMethod, Survey};
+use crate::seen::{Needs, Seen};
+use crate::settings::{Setting, read};
+use crate::{Entry, Kind, Parse};
+
+const NAME: &str = "decompose.afm";
+
+pub(crate) const ENTRY: Entry = Entry {
+    name: NAME,
+    about: "Keeps the principal components of what a matrix returns, in two thin factors and a bias",
+    settings: SETTINGS,
+    parse: Parse::Linear(|settings| Ok(Box::new(Afm::parse(settings)?))),
+    kind: Kind::Decompose,
+};
+
+const SETTINGS: &[Setting] = &[
+    RANK,
+    RATIO,
+    OUTPUT_ENERGY,
+    MULTIPLE,
+    ALLOCATION,
+    BAND,
+    Setting { name: "mean", about: "whether the mean output is kept in a bias: `true` or `false`", default: "true" },
+];
+
+/// Keeps the principal components of what a matrix returns, in two thin factors and a bias.
+///
+/// With `μ` the mean of the inputs seen, `C` their covariance and `U` the eigenvectors of `W C Wᵀ`, greatest eigenvalue
+/// first, `W x` becomes `U_r U_rᵀ W x + (I - U_r U_rᵀ) W μ`: the weight becomes the product of `U_r` and `U_rᵀ W`, and
+/// the constant is added to the bias, with what rounding the factors took from the mean. The error is the sum of the
+/// eigenvalues left out, the least that a matrix of rank `r` and a constant can have: never more than that of
+/// `decompose.svd_llm` at the same rank, which this is with `mean: false`. A layer without a bias gets one, of the float
+/// type of its weight; it counts among the parameters.
+///
+/// All else is as in `decompose.svd_llm`. `recover.bias` behind this step sets the same constant, against the original
+/// model's outputs on its own inputs.
+///
+/// # Shapes
+/// A weight `[out, in]` becomes `[out, r]` times `[r, in]`, and a bias `[1, out]`.
+///
+/// # Cost
+/// That of `decompose.svd_llm`.
+///
+/// # Errors
+/// Those of `decompose.svd_llm`; [`Error::Coded`] too if the bias is coded.
+///
+/// # Source
+/// Principal components of outputs from Yin et al. 2022 (atomic feature mimicking).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Afm {
+    ranks: Ranks,
+    /// Whether the mean is kept.
+    pub mean: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Settings {
+    #[serde(flatten)]
+    ranks: Given,
+    mean: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { ranks: Given::default(), mean: true }
+    }
+}
+
+impl Afm {
+    fn parse(settings: Value) -> Result<Self> {
+        let s: Settings = read(NAME, SETTINGS, settings)?;
+        let ranks = Ranks::parse(NAME, SETTINGS, s.ranks)?.with_bias(s.mean);
+        Ok(Afm { ranks, mean: s.mean })
+    }
+
+    fn metric<'a>(&self, site: &Site, seen: &'a Seen, notes: &mut Vec<String>) -> Result<Metric<'a>> {
+        Metric::moments(NAME, site, seen, self.mean, notes)
+    }
+
+    /// The float type of the bias.
+    fn bias_dtype(&self, site: &Site, layer: &Linear<Form>) -> Result<Dtype> {
+        let coded = |code| Error::Coded { method: NAME, site: site.clone(), leaf: "bias".into(), code };
+        match &layer.bias {
+            None => float_dtype(NAME, site, &layer.weight),
+            Some(Expr::Leaf(leaf)) => match &leaf.code {
+                CodeForm::Float(dtype) => Ok(*dtype),
+                code => Err(coded(describe(code))),
+            },
+            Some(_) => Err(coded("a product or sum".into())),
+        }
+    }
+}
+
+impl LinearMethod for Afm {
+    fn needs(&self) -> Needs {
+        Needs { gram: true, moments: self.mean, ..Needs::default() }
+    }
+
+    fn survey_needs(&self) -> Needs {
+        self.ranks.survey_needs(self.needs())
+    }
+
+    fn rewrite(&self, layer: &mut Linear<Weight>, cx: &mut Cx<'_>) -> Result<()> {
+        let (site, seen) = (cx.site, cx.seen);
+        let forms = Linear { weight: Form::of(&layer.weight), bias: layer.bias.as_ref().map(Form::of) };
+        let dtype = if self.mean { self.bias_dtype(site, &forms)? } else { Dtype::F32 };
+        let w = factors::rewrite(NAME, &self.ranks, layer, cx, |notes| self.metric(site, seen, notes))?;
+        let Some(w) = w.filter(|_| self.mean) else { return Ok(()) };
+        let [rows, columns] = layer.weight.shape();
+        let mut bias: Vec<f64> = match &layer.bias {
+            Some(bias) => bias.to_f32().into_iter().map(f64::from).collect(),
+            None => vec![0.0; rows],
+        };
+        if let Some(mean) = seen.mean(|fold| &fold.sum) {
+            let now = layer.weight.to_f32();
+            for (bias, (w, now)) in bias.iter_mut().zip(w.chunks(columns).zip(now.chunks(columns))) {
+                let gone = w.iter().zip(now).map(|(w, now)| f64::from(*w) - f64::from(*now));
+                *bias += gone.zip(&mean).map(|(gone, x)| gone * x).sum::<f64>();
+            }
+        }
+        let bias: Vec<f32> = bias.into_iter().map(|x| x as f32).collect();
+        check_finite(site, "bias", &bias)?;
+        layer.bias = Some(Weight::float([1, rows], Floats::from_f32(bias, dtype)));
+        Ok(())
+    }
+
+    fn predict(&self, site: &Site, layer: &mut Linear<Form>) -> Result<()> {
+        let dtype = if self.mean { self.bias_dtype(site, layer)? } else { Dtype::F32 };
+        let rows = layer.weight.shape()[0];
+        if factors::predict(NAME, &self.ranks, site, layer)? && self.mean {
+            layer.bias = Some(Form::float([1, rows], dtype));
+        }
+        Ok(())
+    }
+
+    fn survey(&self) -> Option<Box<dyn Survey>> {
+        let (mean, afm) = (self.mean, self.clone());
+        let errors = move |site: &Site, layer: &Linear<Weight>, seen: &Seen| {
+            let metric = afm.metric(site, seen, &mut Vec::new())?;
+            factors::errors(NAME, site, &layer.weight, &metric)
+        };
+        self.ranks.survey(NAME, errors, move |ranks| Box::new(Afm { ranks, mean }))
+    }
+
+    fn must_survey_to_predict(&self) -> bool {
+        self.ranks.must_survey()
+    }
+
+    fn settings(&self) -> Value {
+        let mut settings = self.ranks.settings();
+        settings["mean"] = json!(self.mean);
+        settings
+    }
+
+    fn peak_bytes(&self, layer: &Linear<Form>) -> u64 {
+        let shape @ [rows, columns] = layer.weight.shape();
+        peak_bytes(shape, true) + 4 * (rows * columns) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests;
