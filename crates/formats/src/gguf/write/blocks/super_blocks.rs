@@ -70,7 +70,8 @@ fn affine(x: &[f32], search: Search, out: &mut [u8]) -> [u8; ALL] {
     for (n, (x, codes)) in x.chunks(32).zip(codes.chunks_mut(32)).enumerate() {
         (scales[n], minima[n]) = search.best(x, codes);
     }
-    let largest = |all: &[f32; 8]| all.iter().copied().fold(0.0f32, f32::max);
+    // Not `max`, which may take the zero with a sign of two.
+    let largest = |all: &[f32; 8]| all.iter().fold(0.0f32, |most, &x| if x > most { x } else { most });
     let (most, least) = (largest(&scales), largest(&minima));
     let six_bits = |all: &[f32; 8], largest: f32| {
         let to_code = if largest > 0.0 { 63.0 / largest } else { 0.0 };
