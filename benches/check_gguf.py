@@ -7,7 +7,8 @@
 For each type: size, seconds, the largest difference of log-probabilities between llama.cpp and transformers on the
 weights as brevity reads them back from the file (so only what is computed differs, not what was rounded), relative to
 the largest of them; perplexity of a text by brevity; and what llama.cpp says behind a prompt, with its own tokenizer from
-the file. f32 and f16 must agree within the tolerance; llama.cpp rounds activations to 8 bits for the other types. Needs
+the file. f32 and f16 must agree within the tolerance; llama.cpp rounds activations to bfloat16 or to
+8 bits for the other types. Needs
 llama-cpp-python, torch and transformers; build brevity with `cargo build --release` first.
 """
 import argparse

@@ -84,6 +84,16 @@ fn a_gguf_file_can_be_made_of_another() {
 }
 
 #[test]
+fn blocks_of_a_gguf_file_can_be_written_as_plain_floats() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, dense] = ["m.gguf", "dense"].map(|name| folder.path().join(name));
+    success(&export("tiny", "q8_0", &file));
+    // Eight bits times a half do not fit into a half; the check of what was written must know.
+    success(&["export", text(&file), "--format", "dense", "--out", text(&dense)]);
+    assert!((perplexity(text(&dense)) / perplexity(text(&file)) - 1.0).abs() < 1e-4);
+}
+
+#[test]
 fn a_model_without_an_architecture_there_is_refused_and_told_where_to_go() {
     let (folder, model, _) = scratch(Toy::default());
     let mut config = Toy::default().config();

@@ -381,6 +381,7 @@ fn what_files_cannot_say_is_refused_before_anything_is_written() {
     let (mut model, _) = uneven(&[[8, 4, 512], [4, 4, 512]]);
     model.name = "qwen2".into();
     assert!(matches!(fault(&model), GgufFault::Uneven { what: "query heads", found: 4, wanted: 8, .. }));
+    assert!(matches!(fault(&uneven(&[[0, 0, 512], [8, 4, 512]]).0), GgufFault::FirstBlock));
     assert!(matches!(fault(&uneven(&[[0, 0, 512]]).0), GgufFault::NoneLeft { part: "attention" }));
 }
 

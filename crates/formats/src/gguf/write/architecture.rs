@@ -98,6 +98,10 @@ impl<'a> Shape<'a> {
         let whole = |attn: &&Attention<Source>| !matches!(attn.heads.reach, Reach::Window(_));
         let attention = attentions().find(whole).or(attentions().next());
         let attention = attention.ok_or(GgufFault::NoneLeft { part: "attention" })?;
+        // Files of other architectures are refused below, for any block.
+        if known.is_some_and(|one| one == &LLAMA) && blocks[0].attn.is_none() {
+            return Err(GgufFault::FirstBlock);
+        }
         if blocks.iter().all(|block| block.mlp.is_none()) {
             return Err(GgufFault::NoneLeft { part: "an MLP" });
         }

@@ -34,6 +34,9 @@ pub enum GgufFault {
         /// The architecture.
         architecture: &'static str,
     },
+    /// The first block has no attention.
+    #[error("`blocks.0` has no attention, and llama.cpp takes the width of all heads from the first block")]
+    FirstBlock,
     /// No block has attention, or none an MLP.
     #[error("no block has {part}")]
     NoneLeft {
@@ -104,6 +107,7 @@ impl GgufFault {
         match self {
             GgufFault::TooLarge { .. } => "use `--type bf16` or `--type f32`",
             GgufFault::Dropped { .. }
+            | GgufFault::FirstBlock
             | GgufFault::NoneLeft { .. }
             | GgufFault::Uneven { .. }
             | GgufFault::HeadWidths { .. }
