@@ -102,6 +102,26 @@ fn the_main_job_from_the_first_command_to_the_last() {
 }
 
 #[test]
+fn a_model_as_one_gguf_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let export = |kind| ["export", "tiny", "--format", "gguf", "--type", kind, "--out", "tiny.gguf", "--threads", "2"];
+    shows(
+        "export-gguf",
+        folder.path(),
+        &[
+            &export("q4_k"),
+            &export("q8_0"),
+            &[&export("q8_0")[..], &["--fresh"]].concat(),
+            &["inspect", "tiny.gguf"],
+            &["eval", "tiny.gguf", "--limit", "4096", "--dtype", "f32", "--threads", "2"],
+            &["generate", "tiny.gguf", "--prompt", "a poodle is a kind of", "--max-tokens", "4", "--dtype", "f32"],
+            &export("q5_k"),
+            &["export", "tiny", "--format", "dense", "--type", "f16", "--out", "dense"],
+        ],
+    );
+}
+
+#[test]
 fn a_gate_that_is_kept_and_one_that_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let small = ["--limit", "4096", "--dtype", "f32", "--threads", "2"];

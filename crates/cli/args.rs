@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use brevity::formats::GgufType;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 /// Makes transformer checkpoints smaller, says what was lost, and writes files your tools can load.
@@ -30,7 +31,7 @@ pub enum Command {
     /// Put models beside the one they were made from: size, perplexity, divergence, tasks, forgotten facts; as a table, JSON or
     /// one HTML file.
     Compare(Compare),
-    /// Write a checkpoint in another format, without changing what it computes.
+    /// Write a checkpoint in another format, or to one GGUF file.
     Export(Export),
     /// Continue a prompt.
     Generate(Generate),
@@ -194,13 +195,22 @@ pub struct Export {
     /// The model.
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: String,
-    /// The format; `brevity doctor` lists them.
+    /// The format; `brevity doctor` lists them. `gguf` is one file with everything decoded, multiplied out, and encoded as
+    /// `--type` says.
     #[arg(long)]
     pub format: String,
-    /// The directory to write.
-    #[arg(long, value_hint = ValueHint::DirPath)]
+    /// How the weights of a GGUF file are stored: `f32`, `f16`, `bf16`, `q8_0`, `q4_0` or `q4_k`. Default: `f16`.
+    ///
+    /// Vectors are always F32. As llama.cpp does under these names, `q4_0` and `q4_k` have the table that gives the logits
+    /// (the token table, if both are one) in Q6_K, and `q4_k` is its mixture Q4_K_M: values and the last matrix of MLPs are
+    /// Q6_K in half of the blocks. Rows that are no multiple of 256 wide have Q5_0 for Q4_K, Q5_1 for Q5_K and Q8_0 for
+    /// Q6_K; where 32 does not divide them either, F16. What was chosen is told.
+    #[arg(long = "type", value_name = "TYPE", value_parser = gguf_type)]
+    pub kind: Option<GgufType>,
+    /// The directory to write; for `gguf` the file, which is there when it is whole, and not before.
+    #[arg(long, value_hint = ValueHint::AnyPath)]
     pub out: PathBuf,
-    /// Throw away what an unfinished run left in the directory.
+    /// Throw away what an unfinished run left in the directory; replace a GGUF file that is there.
     #[arg(long)]
     pub fresh: bool,
     #[command(flatten)]
@@ -208,6 +218,11 @@ pub struct Export {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A type of GGUF files by its name.
+fn gguf_type(name: &str) -> Result<GgufType, String> {
+    name.parse().map_err(|()| format!("the types are {}", GgufType::ALL.map(GgufType::name).join(", ")))
 }
 
 #[derive(Args, Debug)]

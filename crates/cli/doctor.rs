@@ -1,6 +1,6 @@
 //! `brevity doctor`: what this machine offers, and what this program knows.
 
-use brevity::formats::FORMATS;
+use brevity::formats::{FORMATS, GGUF_ABOUT, GGUF_CONSUMERS};
 use brevity::kernels::cpu;
 use brevity::model::architectures;
 use serde_json::{Value, json};
@@ -23,7 +23,9 @@ pub fn run(args: &Doctor) -> anyhow::Result<()> {
             "memory_available_bytes": memory.map(|(_, available)| available),
             "hub_cache": hub_cache(),
             "architectures": architectures().iter().map(|(name, types)| json!({ "name": name, "types": types })).collect::<Vec<_>>(),
-            "formats": FORMATS.iter().map(format).collect::<Vec<_>>(),
+            "formats": FORMATS.iter().map(format).chain([
+                json!({ "name": "gguf", "about": GGUF_ABOUT, "opened_by": GGUF_CONSUMERS }),
+            ]).collect::<Vec<_>>(),
         });
         return print::line(&serde_json::to_string_pretty(&report)?);
     }
@@ -35,6 +37,7 @@ pub fn run(args: &Doctor) -> anyhow::Result<()> {
     }
     print::line(&format!("hub cache  {}\n", hub_cache()))?;
     let rows = FORMATS.iter().map(|f| vec![f.name().to_owned(), f.about().to_owned(), f.consumers().to_owned()]);
+    let rows = rows.chain([["gguf", GGUF_ABOUT, GGUF_CONSUMERS].map(str::to_owned).to_vec()]);
     print::line(&table::table(&["format", "what it is", "opened by"], &[], rows))?;
     let rows = architectures().into_iter().map(|(name, types)| vec![name.to_owned(), types.join(", ")]);
     print::line(&format!("\n{}", table::table(&["architecture", "model types"], &[], rows)))

@@ -92,6 +92,9 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if error.is::<crate::machine::TooSmall>() {
         return Some(WOULD_NOT_FIT);
     }
+    if error.is::<crate::export::Stopped>() {
+        return Some(INTERRUPTED);
+    }
     if let Some(eval::Error::Cancelled) = error.downcast_ref() {
         return Some(INTERRUPTED);
     }
@@ -119,7 +122,7 @@ fn is_full(error: &io::Error) -> bool {
 fn of_files(error: &formats::Error) -> Option<u8> {
     match error {
         formats::Error::Output { fault: formats::OutputFault::Full { .. }, .. } => Some(WOULD_NOT_FIT),
-        formats::Error::Unholdable { .. } => Some(CANNOT_HOLD),
+        formats::Error::Unholdable { .. } | formats::Error::Gguf { .. } => Some(CANNOT_HOLD),
         _ => None,
     }
 }

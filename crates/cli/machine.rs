@@ -97,6 +97,19 @@ pub fn resident(machine: &Machine, checkpoint: &Checkpoint) -> anyhow::Result<()
     if limit < needed { Err(TooSmall { work: "generation", needed, limit }.into()) } else { Ok(()) }
 }
 
+/// Refuses to export where a stage and `working` bytes beside it do not fit.
+///
+/// # Errors
+/// [`TooSmall`], if they do not.
+pub fn export(machine: &Machine, checkpoint: &Checkpoint, working: u64) -> anyhow::Result<()> {
+    let Some(limit) = machine.max_memory else { return Ok(()) };
+    let stage = |stage: &Stage<brevity::model::Source>| -> u64 {
+        stage.weights().iter().map(|(_, _, source)| source.form.bits() / 8).sum()
+    };
+    let needed = BASE + working + checkpoint.model().stages.iter().map(stage).max().unwrap_or(0);
+    if limit < needed { Err(TooSmall { work: "export", needed, limit }.into()) } else { Ok(()) }
+}
+
 /// Bytes of the largest stage while it is made ready: as stored, and in single precision.
 fn largest_stage(checkpoint: &Checkpoint) -> u64 {
     let model = checkpoint.model();

@@ -33,6 +33,14 @@ pub enum Error {
         /// The format that was meant, or all of them.
         hint: String,
     },
+    /// The format is written from what a run has finished.
+    #[error("a run cannot write the format `{name}`")]
+    NotByRuns {
+        /// What was asked for.
+        name: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
     /// A method refuses a layer.
     #[error("{source}\n  asked for by {place}")]
     Method {
@@ -193,6 +201,7 @@ impl Error {
         match self {
             Error::Recipe(bad) => bad.hint.clone(),
             Error::Unmatched { hint, .. } | Error::Format { hint, .. } => Some(hint.clone()),
+            Error::NotByRuns { hint, .. } => Some((*hint).to_owned()),
             Error::NothingLeft { .. } => Some("take something out of `except`, or the step out of the recipe".into()),
             Error::Method { source, .. } => source.hint(),
             Error::Unholdable { others, .. } if others.is_empty() => {

@@ -9,7 +9,7 @@ pub(crate) mod survey;
 
 use std::path::{Path, PathBuf};
 
-use brevity_formats::{Checkpoint, Container, FORMATS, Format, Renumber, StageView, TensorSpec, format};
+use brevity_formats::{Checkpoint, Container, FORMATS, Format, Renumber, StageView, TensorSpec, behind, format};
 use brevity_kernels::ops::Compute;
 use brevity_methods::{Method, Needs};
 use brevity_model::{CodeForm, Form, Linear, Model, Place, Role, Site, Source, Stage};
@@ -383,7 +383,10 @@ fn chosen(recipe: &Recipe, options: &PlanOptions) -> Result<&'static dyn Format,
     let name = options.format.as_deref().or(recipe.format.as_deref()).unwrap_or("dense");
     format(name).ok_or_else(|| {
         let known: Vec<&str> = FORMATS.iter().map(|format| format.name()).collect();
-        Error::Format { name: name.to_owned(), hint: nearest(name, &known, "the formats") }
+        match behind(name) {
+            Some(hint) => Error::NotByRuns { name: name.to_owned(), hint },
+            None => Error::Format { name: name.to_owned(), hint: nearest(name, &known, "the formats") },
+        }
     })
 }
 

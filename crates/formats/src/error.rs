@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use brevity_model::Site;
 
 use crate::coded::CodedFault;
+use crate::gguf::GgufFault;
 use crate::output::OutputFault;
 use crate::unholdable::Why;
 use crate::view::ViewFault;
@@ -319,6 +320,12 @@ pub enum Error {
         /// Why not.
         why: Why,
     },
+    /// A GGUF file has no way to say what the model is.
+    #[error("a GGUF file cannot hold this model: {fault}")]
+    Gguf {
+        /// Why not.
+        fault: GgufFault,
+    },
     /// An output directory, or a file in it, cannot be used or finished.
     #[error("cannot write `{}`: {fault}", path.display())]
     Output {
@@ -406,6 +413,7 @@ impl Error {
             Error::MissingShard { .. } => "the download is incomplete; fetch the missing file".into(),
             Error::Duplicate { .. } => "remove the file that does not belong to the model".into(),
             Error::Unholdable { why, .. } => return why.hint(),
+            Error::Gguf { fault } => fault.hint().into(),
             Error::Output { fault, .. } => return fault.hint().map(str::to_owned),
             Error::Coded { fault: CodedFault::Unsupported { .. } | CodedFault::Unknown, .. } => {
                 "convert the checkpoint to plain floats with the tool that made it".into()

@@ -60,6 +60,14 @@ pub fn format(name: &str) -> Option<&'static dyn Format> {
     FORMATS.iter().find(|format| format.name() == name).copied()
 }
 
+/// What to do for a format that is written from a finished model only, not stage by stage as a run goes on.
+pub fn behind(name: &str) -> Option<&'static str> {
+    (name == "gguf").then_some(
+        "write a directory with `--format native`, which keeps what was done, and make a file of it with \
+         `brevity export DIR --format gguf --type q8_0 --out FILE.gguf`",
+    )
+}
+
 /// The forms of the weights of a stage.
 pub(crate) fn forms(weights: &Stage<Weight>) -> Stage<Form> {
     weights
@@ -127,6 +135,6 @@ mod tests {
             assert!(!known.about().is_empty() && !known.consumers().is_empty());
         }
         assert_eq!(format("ct").unwrap().name(), "compressed-tensors");
-        assert!(format("gguf2").is_none());
+        assert!(format("gguf").is_none() && behind("gguf").is_some() && behind("dense").is_none());
     }
 }

@@ -334,7 +334,7 @@ impl Frame {
 }
 
 /// Whether the weight is a vector: its single row is the entries.
-fn is_vector(role: &Role, slot: Slot) -> bool {
+pub(crate) fn is_vector(role: &Role, slot: Slot) -> bool {
     slot == Slot::Bias
         || matches!(
             role,

@@ -5,6 +5,7 @@ mod header;
 mod meta;
 mod names;
 mod vocabulary;
+mod write;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
@@ -23,6 +24,7 @@ use crate::map::Bytes;
 use crate::view::Selection;
 use meta::Meta;
 use names::Change;
+pub use write::{GGUF_ABOUT, GGUF_CONSUMERS, GgufAbout, GgufExport, GgufFault, GgufNote, GgufType, NoVocabulary};
 
 /// A GGUF file.
 ///
@@ -65,11 +67,14 @@ impl Gguf {
             .map_err(|e| Error::File { file: path.to_owned(), fault: FileFault::Candle { what: e.to_string() } })?;
         let meta = Meta(content.metadata);
         let architecture = meta.text("general.architecture")?.unwrap_or_default().to_owned();
-        let count = |name: &str| meta.number(&format!("{architecture}.attention.{name}"));
-        let heads = match count("head_count") {
-            Ok(Some(heads)) => (heads as usize, count("head_count_kv")?.unwrap_or(heads) as usize),
-            // The configuration reports it if the architecture needs it.
-            _ => (0, 0),
+        // What is wrong with them the configuration reports if the architecture needs them, or the tensors do.
+        let heads = |block: u32| {
+            let count = |name: &str| {
+                let key = format!("{architecture}.attention.{name}");
+                meta.number_of_block(&key, block as usize).ok().flatten()
+            };
+            let heads = count("head_count").unwrap_or(0);
+            (heads as usize, count("head_count_kv").unwrap_or(heads) as usize)
         };
 
         let mut tensors = BTreeMap::new();
@@ -78,7 +83,7 @@ impl Gguf {
             let shape = info.shape.dims().to_vec();
             let blocks = shape.iter().product::<usize>() / info.ggml_dtype.block_size();
             let start = content.tensor_data_offset as usize + info.offset as usize;
-            let known = as_checkpoint.then(|| names::in_checkpoint(&architecture, &stored, heads)).flatten();
+            let known = as_checkpoint.then(|| names::in_checkpoint(&architecture, &stored, &heads)).flatten();
             let (name, change) = known.unwrap_or((stored.clone(), Change::None));
             let rows = if shape.len() == 1 { shape[0] } else { shape.first().copied().unwrap_or(1) };
             if let Change::Pairs { heads } = change

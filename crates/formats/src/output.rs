@@ -16,7 +16,7 @@
 //! size and digest are as recorded. When all is written the record moves into the index (under `metadata.brevity`), so
 //! that a finished directory is known as ours, too.
 
-mod disk;
+pub(crate) mod disk;
 mod fault;
 mod journal;
 mod shard;

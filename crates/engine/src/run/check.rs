@@ -56,6 +56,8 @@ fn float_dtypes(source: &Form) -> Option<Dtype> {
         Some(CodeForm::Float(Dtype::F32)) => None,
         Some(CodeForm::Float(Dtype::F8E4m3)) => Some(Dtype::Bf16),
         Some(CodeForm::Float(dtype) | CodeForm::Grid { scale_dtype: dtype, .. }) => Some(*dtype),
+        // Blocks of a GGUF file come out as halves.
+        Some(CodeForm::Blocks(_)) => Some(Dtype::F16),
         _ => None,
     }
 }

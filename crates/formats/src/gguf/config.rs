@@ -29,7 +29,8 @@ pub fn config(architecture: &str, meta: &Meta, facts: &Facts) -> Result<Map<Stri
     let key = |name: &str| format!("{architecture}.{name}");
     let mut out = Map::new();
     let (class, model_type) = match architecture {
-        "llama" => ("LlamaForCausalLM", "llama"),
+        // The tensors say the shape of each block.
+        "llama" | "deci" => ("LlamaForCausalLM", "llama"),
         "qwen2" => ("Qwen2ForCausalLM", "qwen2"),
         "qwen3" => ("Qwen3ForCausalLM", "qwen3"),
         "gemma" => ("GemmaForCausalLM", "gemma"),
@@ -68,17 +69,23 @@ fn decoder(architecture: &str, meta: &Meta, facts: &Facts, out: &mut Map<String,
     let mut set = |name: &str, value: Value| out.insert(name.to_owned(), value);
     let gemma = architecture.starts_with("gemma");
     let hidden = meta.need_number(&key("embedding_length"))?;
-    let heads = meta.need_number(&key("attention.head_count"))?;
+    // Of blocks with numbers of their own the largest.
+    let shape = |name: &str| match architecture {
+        "deci" => meta.largest(&key(name)),
+        _ => meta.number(&key(name)),
+    };
+    let need = |name: &str| shape(name)?.ok_or_else(|| Error::GgufKey { key: key(name), wanted: "there" });
+    let heads = need("attention.head_count")?;
     let layers = meta.need_number(&key("block_count"))?;
     if heads == 0 {
         return Err(Error::GgufKey { key: key("attention.head_count"), wanted: "more than zero" });
     }
     let head_dim = meta.number(&key("attention.key_length"))?;
     set("hidden_size", json!(hidden));
-    set("intermediate_size", json!(meta.need_number(&key("feed_forward_length"))?));
+    set("intermediate_size", json!(need("feed_forward_length")?));
     set("num_hidden_layers", json!(layers));
     set("num_attention_heads", json!(heads));
-    set("num_key_value_heads", json!(meta.number(&key("attention.head_count_kv"))?.unwrap_or(heads)));
+    set("num_key_value_heads", json!(shape("attention.head_count_kv")?.unwrap_or(heads)));
     let width = head_dim.unwrap_or(hidden / heads);
     if let Some(value) = meta.number(&key("attention.value_length"))?
         && value != width
@@ -105,6 +112,11 @@ fn decoder(architecture: &str, meta: &Meta, facts: &Facts, out: &mut Map<String,
     }
     if let Some(scaling) = scaling(architecture, meta, facts)? {
         set("rope_scaling", scaling);
+    }
+    if architecture == "phi3"
+        && let Some(original) = meta.number(&key("rope.scaling.original_context_length"))?
+    {
+        set("original_max_position_embeddings", json!(original));
     }
     // llama.cpp makes this exception in code: the largest models of both generations scale by the width of all heads.
     let largest = matches!((architecture, layers), ("gemma2", 46) | ("gemma3", 62));

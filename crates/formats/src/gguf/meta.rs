@@ -26,6 +26,26 @@ impl Meta {
         }
     }
 
+    /// A whole number of block `n`, if the key is there: that of all blocks, or an element of a list.
+    pub fn number_of_block(&self, key: &str, n: usize) -> Result<Option<u64>, Error> {
+        match self.0.get(key) {
+            Some(Value::Array(all)) => {
+                let wrong =
+                    || Error::GgufKey { key: key.to_owned(), wanted: "a list of a whole number for each block" };
+                all.get(n).and_then(whole).map(Some).ok_or_else(wrong)
+            }
+            _ => self.number(key),
+        }
+    }
+
+    /// The largest whole number of a list, or the only one, if the key is there.
+    pub fn largest(&self, key: &str) -> Result<Option<u64>, Error> {
+        match self.0.get(key) {
+            Some(Value::Array(_)) => Ok(self.numbers(key)?.unwrap_or_default().into_iter().max()),
+            _ => self.number(key),
+        }
+    }
+
     /// A number, if the key is there.
     pub fn float(&self, key: &str) -> Result<Option<f64>, Error> {
         match self.0.get(key) {

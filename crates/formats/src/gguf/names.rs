@@ -72,13 +72,18 @@ const BERT_ROOT: &[(&str, &str)] = &[
 ];
 
 /// The architectures whose names are known here.
-pub const ARCHITECTURES: &[&str] = &["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "gpt2", "bert"];
+pub const ARCHITECTURES: &[&str] =
+    &["llama", "deci", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "gpt2", "bert"];
 
 /// The name of a GGUF tensor in a checkpoint of an architecture, and what its values need; `heads` are those of
-/// queries and of keys. `None` if the tensor has no counterpart.
-pub fn in_checkpoint(architecture: &str, name: &str, heads: (usize, usize)) -> Option<(String, Change)> {
+/// queries and of keys of a block. `None` if the tensor has no counterpart.
+pub fn in_checkpoint(
+    architecture: &str,
+    name: &str,
+    heads: &dyn Fn(u32) -> (usize, usize),
+) -> Option<(String, Change)> {
     let (root, block, tables): (_, _, &[&[(&str, &str)]]) = match architecture {
-        "llama" | "qwen2" | "qwen3" | "gemma" => (ROOT, "model.layers", &[LLAMA]),
+        "llama" | "deci" | "qwen2" | "qwen3" | "gemma" => (ROOT, "model.layers", &[LLAMA]),
         "gemma2" | "gemma3" => (ROOT, "model.layers", &[GEMMA2, LLAMA]),
         "phi3" => (ROOT, "model.layers", &[PHI3, LLAMA]),
         "gpt2" => (GPT2_ROOT, "h", &[GPT2]),
@@ -87,18 +92,18 @@ pub fn in_checkpoint(architecture: &str, name: &str, heads: (usize, usize)) -> O
     };
     let (stem, ending) = name.rsplit_once('.').filter(|(_, ending)| matches!(*ending, "weight" | "bias"))?;
     let find = |table: &[(&str, &'static str)], part: &str| table.iter().find(|(known, _)| *known == part).map(|f| f.1);
-    let (part, path) = match stem.strip_prefix("blk.") {
-        None => (stem, find(root, stem)?.to_owned()),
+    let (part, block, path) = match stem.strip_prefix("blk.") {
+        None => (stem, 0, find(root, stem)?.to_owned()),
         Some(rest) => {
             let (number, part) = rest.split_once('.')?;
             let number: u32 = number.parse().ok()?;
             let inside = tables.iter().find_map(|table| find(table, part))?;
-            (part, format!("{block}.{number}.{inside}"))
+            (part, number, format!("{block}.{number}.{inside}"))
         }
     };
     let change = match (architecture, part) {
-        ("llama", "attn_q") => Change::Pairs { heads: heads.0 },
-        ("llama", "attn_k") => Change::Pairs { heads: heads.1 },
+        ("llama" | "deci", "attn_q") => Change::Pairs { heads: heads(block).0 },
+        ("llama" | "deci", "attn_k") => Change::Pairs { heads: heads(block).1 },
         ("gpt2", "attn_qkv" | "attn_output" | "ffn_up" | "ffn_down") if ending == "weight" => Change::Transposed,
         ("gemma" | "gemma2" | "gemma3", part) if part.ends_with("norm") => Change::PlusOne,
         _ => Change::None,
@@ -125,11 +130,14 @@ mod tests {
             ("gpt2", "blk.3.attn_qkv.bias", "h.3.attn.c_attn.bias", Change::None),
             ("bert", "blk.3.layer_output_norm.bias", "encoder.layer.3.output.LayerNorm.bias", Change::None),
         ] {
-            assert_eq!(in_checkpoint(architecture, name, (8, 2)), Some((expected.into(), change)), "{name}");
+            assert_eq!(in_checkpoint(architecture, name, &|_| (8, 2)), Some((expected.into(), change)), "{name}");
         }
+        let each = |block: u32| (block as usize, 1);
+        let (_, change) = in_checkpoint("deci", "blk.3.attn_q.weight", &each).unwrap();
+        assert_eq!(change, Change::Pairs { heads: 3 }, "blocks have their own heads");
         for name in ["rope_freqs.weight", "blk.x.attn_q.weight", "blk.0.attn_q", "blk.0.unheard_of.weight"] {
-            assert_eq!(in_checkpoint("llama", name, (8, 2)), None, "{name}");
+            assert_eq!(in_checkpoint("llama", name, &|_| (8, 2)), None, "{name}");
         }
-        assert!(ARCHITECTURES.iter().all(|name| in_checkpoint(name, "token_embd.weight", (1, 1)).is_some()));
+        assert!(ARCHITECTURES.iter().all(|name| in_checkpoint(name, "token_embd.weight", &|_| (1, 1)).is_some()));
     }
 }

@@ -9,16 +9,17 @@ use super::meta::Meta;
 use crate::error::{Error, VocabularyFault};
 
 /// What a token is, as the files number it.
-const NORMAL: u64 = 1;
-const UNKNOWN: u64 = 2;
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
-const UNUSED: u64 = 5;
+pub(super) const NORMAL: u64 = 1;
+pub(super) const UNKNOWN: u64 = 2;
+pub(super) const CONTROL: u64 = 3;
+pub(super) const USER_DEFINED: u64 = 4;
+pub(super) const UNUSED: u64 = 5;
+pub(super) const BYTE: u64 = 6;
 
 /// The space of SentencePiece.
-const SPACE: char = '\u{2581}';
+pub(super) const SPACE: char = '\u{2581}';
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -58,6 +59,20 @@ fn cut(name: &str) -> Option<Cut> {
         "gpt-4o" | "llama4" => plain(&[GPT4O]),
         _ => return None,
     })
+}
+
+/// The name of a way to cut text: by these expressions, with whole tokens first or not, composed or not.
+pub(super) fn name_of_cut(splits: &[String], whole_first: bool, composed: bool) -> Option<&'static str> {
+    // One name for each way; where several mean the same, that of the model that is best known.
+    const NAMES: [&str; 8] = ["gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "stablelm2", "tekken", "gpt-4o"];
+    NAMES.into_iter().find(|name| {
+        let cut = cut(name).expect("these names are known");
+        (cut.splits, cut.whole_first, cut.composed) == (splits_of(splits).as_slice(), whole_first, composed)
+    })
+}
+
+fn splits_of(splits: &[String]) -> Vec<&str> {
+    splits.iter().map(String::as_str).collect()
 }
 
 /// The tokenizer of a file.

@@ -9,7 +9,7 @@ use crate::error::Error;
 
 /// Writes a file beside its place, makes sure that it has reached the disk, and renames it into place.
 /// Returns its BLAKE3 digest.
-pub(super) fn write_whole(dir: &Path, name: &str, parts: &[&[u8]]) -> Result<String, Error> {
+pub(crate) fn write_whole(dir: &Path, name: &str, parts: &[&[u8]]) -> Result<String, Error> {
     let path = dir.join(name);
     let part = part_of(&path);
     let written = File::create(&part)
@@ -28,7 +28,7 @@ pub(super) fn write_whole(dir: &Path, name: &str, parts: &[&[u8]]) -> Result<Str
 }
 
 /// Where a file is written before it is renamed.
-pub(super) fn part_of(path: &Path) -> PathBuf {
+pub(crate) fn part_of(path: &Path) -> PathBuf {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     path.with_file_name(format!(".{name}.part"))
 }
@@ -46,7 +46,7 @@ fn pour(file: &mut File, parts: &[&[u8]]) -> io::Result<String> {
 }
 
 /// The digest of a file, or `None` if it is not there with this size.
-pub(super) fn digest(path: &Path, bytes: u64) -> Option<String> {
+pub(crate) fn digest(path: &Path, bytes: u64) -> Option<String> {
     let mut file = File::open(path).ok()?;
     if file.metadata().ok()?.len() != bytes {
         return None;
@@ -64,7 +64,7 @@ pub(super) fn digest(path: &Path, bytes: u64) -> Option<String> {
 }
 
 /// What a failure to write `needed` bytes in `dir` means.
-pub(super) fn failed(source: io::Error, needed: u64, dir: &Path) -> OutputFault {
+pub(crate) fn failed(source: io::Error, needed: u64, dir: &Path) -> OutputFault {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             OutputFault::Full { needed, free: free_bytes(dir) }
@@ -74,7 +74,7 @@ pub(super) fn failed(source: io::Error, needed: u64, dir: &Path) -> OutputFault 
 }
 
 /// Makes sure that the names in a directory have reached the disk.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     #[cfg(unix)]
     File::open(dir)?.sync_all()?;
     #[cfg(not(unix))]
@@ -98,7 +98,7 @@ pub fn free_bytes(dir: &Path) -> Option<u64> {
 }
 
 /// Removes a file if it is there.
-pub(super) fn remove(path: &Path) -> Result<(), Error> {
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(OutputFault::Write { source }.at(path)),
         _ => Ok(()),
@@ -106,7 +106,7 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
 }
 
 /// Whether a file name stays inside the directory.
-pub(super) fn is_inside(name: &str) -> bool {
+pub(crate) fn is_inside(name: &str) -> bool {
     !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 

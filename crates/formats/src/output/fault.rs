@@ -12,6 +12,12 @@ pub enum OutputFault {
     /// There is a file where the directory should be.
     #[error("it is a file, where a directory is to be written")]
     IsFile,
+    /// There is a directory where the file should be.
+    #[error("it is a directory, where a file is to be written")]
+    IsDirectory,
+    /// There is a file already.
+    #[error("there is such a file already")]
+    Exists,
     /// The directory cannot be made or written to.
     #[error("it cannot be written: {source}")]
     Unwritable {
@@ -75,6 +81,8 @@ impl OutputFault {
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             OutputFault::IsFile | OutputFault::NotEmpty { .. } => "choose a directory that is empty or does not exist",
+            OutputFault::IsDirectory => "name a file in it",
+            OutputFault::Exists => "choose another name, or replace it with `--fresh`",
             OutputFault::Unwritable { .. } => "check the permissions, or choose another directory",
             OutputFault::OtherRun | OutputFault::Journal { .. } => {
                 "choose another directory, or replace what that run wrote with `--fresh`"
@@ -92,7 +100,7 @@ impl OutputFault {
     }
 
     /// The error for `path`.
-    pub(super) fn at(self, path: &Path) -> Error {
+    pub(crate) fn at(self, path: &Path) -> Error {
         Error::Output { path: path.to_owned(), fault: self }
     }
 }

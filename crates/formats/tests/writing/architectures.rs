@@ -12,7 +12,7 @@ use crate::common::{Tensor, f32_bytes, numbers, safetensors};
 use crate::models::{grid, kinds, rewritten};
 
 /// The configurations and tensors that the golden logits were made with.
-fn golden() -> Vec<(String, Value)> {
+pub fn golden() -> Vec<(String, Value)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|e| e == "json"));
@@ -25,7 +25,7 @@ fn golden() -> Vec<(String, Value)> {
 }
 
 /// A checkpoint of this configuration with numbers of our own.
-fn checkpoint(dir: &Path, golden: &Value) -> Checkpoint {
+pub fn checkpoint(dir: &Path, golden: &Value) -> Checkpoint {
     let tensors: Vec<Tensor> = golden["parameters"]
         .as_array()
         .unwrap()
