@@ -132,6 +132,11 @@ pub(crate) fn of_weight(weight: Weight, view: &View, wanted: [usize; 2]) -> Resu
             let second = of_weight(second, &turned, [inner, wanted[1]])?;
             Weight::product(of_weight(first, view, [wanted[0], inner])?, second)
         }
+        // The rows of a train are spread over all of its cores.
+        Expr::Train(train) => {
+            let whole = Leaf::float(train.shape, Floats::F32(train.to_f32()));
+            Expr::Leaf(of_leaf(&whole, view, wanted)?)
+        }
     })
 }
 

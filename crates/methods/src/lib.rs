@@ -20,6 +20,7 @@
 //! This crate opens no files and runs no model: it takes and gives `brevity-model`'s layers.
 #![forbid(unsafe_code)]
 
+mod cores;
 mod error;
 mod inputs;
 mod ladder;
@@ -45,6 +46,7 @@ mod prune {
 
 /// Fewer numbers: thin factors in place of one matrix.
 mod decompose {
+    pub(crate) mod mpo;
     pub(crate) mod svd;
 }
 
@@ -63,6 +65,7 @@ mod recover {
 
 use serde_json::Value;
 
+pub use decompose::mpo::Mpo;
 pub use decompose::svd::Svd;
 pub use error::{Error, Result};
 pub use inputs::{Auto, Damp, Order};
@@ -115,6 +118,7 @@ pub const METHODS: &[Entry] = &[
     prune::wanda::ENTRY,
     prune::sparsegpt::ENTRY,
     decompose::svd::ENTRY,
+    decompose::mpo::ENTRY,
     quantize::rtn::ENTRY,
     quantize::gptq::ENTRY,
     recover::bias::ENTRY,

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::code::Dtype;
 use crate::expr::Expr;
 use crate::form::{Form, LeafForm};
 use crate::site::Slot;
@@ -70,7 +71,7 @@ fn each_leaf(form: &mut Form, f: &mut impl FnMut(&mut LeafForm)) {
     done.unwrap_or_else(|never| match never {});
 }
 
-/// The form of the transpose: `(A B)ᵀ = Bᵀ Aᵀ`.
+/// The form of the transpose: `(A B)ᵀ = Bᵀ Aᵀ`. A train is multiplied out, because its cores have other layouts then.
 fn transposed(form: &Form) -> Form {
     match form {
         Expr::Leaf(leaf) => {
@@ -79,10 +80,11 @@ fn transposed(form: &Form) -> Form {
         }
         Expr::Product(parts) => Form::product(transposed(&parts[1]), transposed(&parts[0])),
         Expr::Sum(parts) => Form::sum(transposed(&parts[0]), transposed(&parts[1])),
+        Expr::Train(train) => Form::float([train.shape[1], train.shape[0]], Dtype::F32),
     }
 }
 
-/// The form of some rows: those of the first factor of a product, those of both terms of a sum.
+/// The form of some rows: those of the first factor of a product, those of both terms of a sum; of a train singles.
 fn with_rows(form: Form, rows: usize) -> Form {
     match form {
         Expr::Leaf(leaf) => Expr::Leaf(LeafForm { shape: [rows, leaf.shape[1]], ..leaf }),
@@ -94,13 +96,13 @@ fn with_rows(form: Form, rows: usize) -> Form {
             let [a, b] = *parts;
             Form::sum(with_rows(a, rows), with_rows(b, rows))
         }
+        Expr::Train(train) => Form::float([rows, train.shape[1]], Dtype::F32),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::code::Dtype;
 
     fn rows(range: Range<usize>) -> Option<Vec<Range<usize>>> {
         Some(vec![range])

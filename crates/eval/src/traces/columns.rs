@@ -8,10 +8,9 @@ use crate::error::{Error, Result};
 /// Some columns of a matrix, each `[out]`, one behind the other. Of a product only these columns are multiplied out.
 pub(super) fn columns(weight: &Weight, at: &[usize]) -> Vec<f32> {
     match weight {
-        Expr::Leaf(leaf) => {
-            let ([rows, width], values) = (leaf.shape(), leaf.to_f32());
-            at.iter().flat_map(|&column| (0..rows).map(move |row| row * width + column)).map(|at| values[at]).collect()
-        }
+        Expr::Leaf(leaf) => taken(&leaf.to_f32(), leaf.shape(), at),
+        // The columns of a train are spread over all of its cores.
+        Expr::Train(train) => taken(&train.to_f32(), train.shape, at),
         Expr::Sum(terms) => {
             let mut sum = columns(&terms[0], at);
             sum.iter_mut().zip(columns(&terms[1], at)).for_each(|(sum, x)| *sum += x);
@@ -26,6 +25,10 @@ pub(super) fn columns(weight: &Weight, at: &[usize]) -> Vec<f32> {
             product
         }
     }
+}
+
+fn taken(values: &[f32], [rows, width]: [usize; 2], at: &[usize]) -> Vec<f32> {
+    at.iter().flat_map(|&column| (0..rows).map(move |row| row * width + column)).map(|at| values[at]).collect()
 }
 
 /// Where the blocks of a model are among its stages.

@@ -98,7 +98,7 @@ struct Settings {
 }
 
 /// The smaller side up to which matrices are decomposed in double precision.
-const DOUBLE: usize = 1024;
+pub(super) const DOUBLE: usize = 1024;
 
 impl Svd {
     /// Keeps so much of each matrix, with ranks rounded as by default.
@@ -156,7 +156,7 @@ impl Svd {
 impl LinearMethod for Svd {
     fn rewrite(&self, layer: &mut Linear<Weight>, cx: &mut Cx<'_>) -> Result<()> {
         let form = Form::of(&layer.weight);
-        let dtype = float_dtype(cx.site, &form)?;
+        let dtype = float_dtype(NAME, cx.site, &form)?;
         let shape @ [rows, columns] = layer.weight.shape();
         let Some(rank) = self.rank(cx.site, shape, form.parameters())? else {
             cx.notes.push(kept_dense(shape, &form));
@@ -187,7 +187,7 @@ impl LinearMethod for Svd {
     }
 
     fn predict(&self, site: &Site, layer: &mut Linear<Form>) -> Result<()> {
-        let dtype = float_dtype(site, &layer.weight)?;
+        let dtype = float_dtype(NAME, site, &layer.weight)?;
         let shape @ [rows, columns] = layer.weight.shape();
         if let Some(rank) = self.rank(site, shape, layer.weight.parameters())? {
             layer.weight = Form::product(Form::float([rows, rank], dtype), Form::float([rank, columns], dtype));
@@ -229,7 +229,7 @@ impl LinearMethod for Svd {
 }
 
 /// The float type of the factors: the widest one in the expression.
-fn float_dtype(site: &Site, form: &Form) -> Result<Dtype> {
+pub(super) fn float_dtype(method: &'static str, site: &Site, form: &Form) -> Result<Dtype> {
     let mut widest: Option<Dtype> = None;
     for (path, leaf) in form.leaves() {
         let dtype = match &leaf.code {
@@ -238,7 +238,7 @@ fn float_dtype(site: &Site, form: &Form) -> Result<Dtype> {
             _ if crate::leaves::is_rule(leaf) => continue,
             code => {
                 let code = describe(code);
-                return Err(Error::Coded { method: NAME, site: site.clone(), leaf: path, code });
+                return Err(Error::Coded { method, site: site.clone(), leaf: path, code });
             }
         };
         widest = Some(match widest {
@@ -252,7 +252,7 @@ fn float_dtype(site: &Site, form: &Form) -> Result<Dtype> {
 }
 
 /// The whole matrix as singles, every leaf of it finite.
-fn finite(site: &Site, weight: &Weight) -> Result<Vec<f32>> {
+pub(super) fn finite(site: &Site, weight: &Weight) -> Result<Vec<f32>> {
     for (path, leaf) in weight.leaves() {
         if let Code::Float(values) = &leaf.code {
             check_finite(site, &path, &values.to_f32())?;
@@ -307,7 +307,7 @@ struct Ranks {
 impl Survey for Ranks {
     fn look(&mut self, site: &Site, layer: &Linear<Weight>, _: &Seen) -> Result<()> {
         let Keep::Energy(energy) = self.svd.keep else { unreachable!("only energy needs ranks") };
-        float_dtype(site, &Form::of(&layer.weight))?;
+        float_dtype(NAME, site, &Form::of(&layer.weight))?;
         let w = finite(site, &layer.weight)?;
         let shape = layer.weight.shape();
         let fail = |source| Error::Kernel { method: NAME, site: site.clone(), leaf: String::new(), source };
