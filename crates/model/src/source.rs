@@ -103,6 +103,7 @@ fn with_rows(form: Form, rows: usize) -> Form {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Train;
 
     fn rows(range: Range<usize>) -> Option<Vec<Range<usize>>> {
         Some(vec![range])
@@ -118,5 +119,9 @@ mod tests {
         let product = Form::product(Form::float([4, 2], Dtype::F16), Form::float([2, 6], Dtype::F16));
         assert_eq!(View { transposed: false, rows: rows(0..3) }.form(&product, Slot::Weight).shape(), [3, 6]);
         assert_eq!(View { transposed: true, rows: None }.form(&product, Slot::Weight).shape(), [6, 4]);
+        let cores = vec![Form::float([2, 6], Dtype::F16), Form::float([4, 3], Dtype::F16)];
+        let train = Form::train(Train { shape: [4, 6], rows: vec![2, 2], columns: vec![3, 3], cores });
+        let part = View { transposed: false, rows: rows(1..3) }.form(&train, Slot::Weight);
+        assert_eq!(part, Form::float([2, 6], Dtype::F32), "a part of a train is multiplied out");
     }
 }

@@ -81,8 +81,8 @@ const SETTINGS: &[Setting] = &[
 ///
 /// # Cost
 /// `O(out in min(i_1 j_1, …))`, in double precision where the smaller side of what is decomposed is up to 1024; the
-/// figures cost another decomposition of that kind. A sweep takes `4 (K - 1)` times twelve products of `[out, in]` with
-/// `[in, in]`. `allocation: sensitivity` needs a survey, even for a prediction, which decomposes each matrix once more.
+/// figures cost another decomposition of that kind. A sweep fits `2 (K - 1)` cores, each with up to twelve products of
+/// `[out, in]` and `[in, in]`. `allocation: sensitivity` needs a survey, even for a prediction, which decomposes each matrix once more.
 ///
 /// # Errors
 /// [`Error::Coded`] if the weight is coded, [`Error::NotFinite`] if a weight is NaN or infinite, [`Error::Unseen`] for
@@ -249,17 +249,26 @@ impl LinearMethod for Mpo {
     }
 
     fn peak_bytes(&self, layer: &Linear<Form>) -> u64 {
-        let [rows, columns] = layer.weight.shape().map(|n| n as u64);
-        let all = rows * columns;
-        let small = rows.min(columns);
-        // What is decomposed is turned and copied in double precision, with its vectors, their copies and the solver's
-        // square workspaces; its smaller side is about the square root of all with two cores, and less with more.
-        let side = all.isqrt() + 2 * small;
-        let splitting = all * (4 + 8 * 8) + 48 * side * side;
+        let shape = layer.weight.shape();
+        if shape.contains(&0) {
+            return 0;
+        }
+        let [rows, columns] = shape.map(|n| n as u64);
+        let (all, small) = (rows * columns, rows.min(columns));
+        let layout = Layout::new(shape, self.cores);
+        let bond = match (self.keep, self.allocation) {
+            (Keep::Bond(bond), _) => bond,
+            (Keep::Ratio(ratio), Allocation::Uniform) => layout.bond_within(ratio * all as f64),
+            (Keep::Ratio(_), Allocation::Sensitivity) => layout.bond_within(all as f64),
+        };
+        // What is left, turned and copied in double precision; vectors in column and in row order, on both sides, with the
+        // solver's square workspaces.
+        let cut = |[a, b]: [u64; 2]| 8 * (4 * a * b + 2 * a.min(b) * (a + b) + 6 * a.min(b).pow(2));
+        let splitting = layout.cuts(&layout.bonds(bond)).into_iter().map(cut).max().unwrap_or(0);
         // The weight, the train, what is left, a direction and what becomes of it, each turned once; sums over inputs.
         let refining = if self.refine > 0 { 4 * 9 * all + 12 * columns * columns } else { 0 };
         // The spectrum of the outputs, or of the inputs where those are fewer.
-        let comparing = 8 * (4 * all + 12 * small * small + 2 * columns * columns);
+        let comparing = 8 * (5 * all + 12 * small * small + 2 * columns * columns);
         splitting.max(refining).max(comparing) + 12 * all
     }
 }

@@ -63,6 +63,17 @@ impl Layout {
         (0..self.rows.len()).map(core).collect()
     }
 
+    /// The shapes of what is decomposed for all cores but the last.
+    pub fn cuts(&self, bonds: &[usize]) -> Vec<[u64; 2]> {
+        let [mut rows, mut columns] = self.padded();
+        let digits = self.rows.iter().zip(&self.columns).zip(bonds).take(self.rows.len() - 1);
+        let cut = |((i, j), bond): ((&usize, &usize), &usize)| {
+            (rows, columns) = (rows / i, columns / j);
+            [(bond * i * j) as u64, (rows * columns) as u64]
+        };
+        digits.map(cut).collect()
+    }
+
     /// The bonds of cores by their sizes.
     pub fn bonds_of(&self, cores: &[Vec<f32>]) -> Vec<usize> {
         let mut bonds = vec![1];
@@ -160,5 +171,6 @@ mod tests {
         assert_eq!(layout.parameters(&[1, 50, 50, 1]), 50 * 72 + 64 * 2500 + 50 * 72);
         assert_eq!(layout.bond_within(167200.0), 50);
         assert_eq!(layout.bond_within(167199.0), 49);
+        assert_eq!(layout.cuts(&[1, 50, 50, 1]), [[72, 64 * 72], [50 * 64, 72]]);
     }
 }
