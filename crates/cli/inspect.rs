@@ -155,6 +155,12 @@ pub fn kind(form: &Form) -> String {
         }
         Form::Product(ab) => format!("{} x {} (rank {})", kind(&ab[0]), kind(&ab[1]), ab[0].shape()[1]),
         Form::Sum(ab) => format!("{} + {}", kind(&ab[0]), kind(&ab[1])),
+        Form::Train(train) => {
+            let cores: Vec<String> = train.cores.iter().map(kind).collect();
+            let bonds = train.bonds();
+            let inner: Vec<String> = bonds[1..bonds.len() - 1].iter().map(usize::to_string).collect();
+            format!("train of {} (bond {})", cores.join(" x "), inner.join(", "))
+        }
     }
 }
 

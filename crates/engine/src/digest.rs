@@ -31,6 +31,10 @@ fn expression(weight: &Weight, hasher: &mut Hasher) {
             hasher.update(if matches!(weight, Expr::Product(_)) { b"product" } else { b"sum" });
             ab.iter().for_each(|part| expression(part, hasher));
         }
+        Expr::Train(train) => {
+            hasher.update(format!("train {:?} {:?} {:?}", train.shape, train.rows, train.columns).as_bytes());
+            train.cores.iter().for_each(|core| expression(core, hasher));
+        }
     }
 }
 

@@ -300,18 +300,24 @@ fn a_recipe_without_steps_changes_the_format_alone() {
     let dir = tempfile::tempdir().unwrap();
     let input = dir.path().join("in");
     let checkpoint = Llama::new(2, 64, 64, false).checkpoint(&input);
-    let coded = dir.path().join("coded");
-    run(&checkpoint, &Recipe::named("int4").unwrap(), &coded);
-    let coded = Checkpoint::open(&coded).unwrap();
-    let mut carry = Recipe::named("int4").unwrap();
-    carry.steps.clear();
-    carry.format = Some("dense".to_owned());
-    let out = dir.path().join("dense");
-    let report = run(&coded, &carry, &out);
-    assert!(report.sites.is_empty());
-    let dense = Checkpoint::open(&out).unwrap();
-    let (before, after) = (layer(&coded, "blocks.1.mlp.up").weight, layer(&dense, "blocks.1.mlp.up").weight);
-    assert!(before.to_f32().iter().zip(after.to_f32()).all(|(a, b)| (a - b).abs() <= a.abs() / 128.0));
+    for (name, step) in [
+        ("grids", "quantize.rtn: {bits: 4, group: 32}"),
+        ("factors", "decompose.svd: {ratio: 0.5}"),
+        ("trains", "decompose.mpo: {ratio: 0.5}"),
+    ] {
+        let coded = dir.path().join(name);
+        run(&checkpoint, &recipe(&format!("format: native\nsteps:\n  - {step}\n")), &coded);
+        let coded = Checkpoint::open(&coded).unwrap();
+        let mut carry = Recipe::named("int4").unwrap();
+        carry.steps.clear();
+        carry.format = Some("dense".to_owned());
+        let out = dir.path().join(format!("dense {name}"));
+        let report = run(&coded, &carry, &out);
+        assert!(report.sites.is_empty());
+        let dense = Checkpoint::open(&out).unwrap();
+        let (before, after) = (layer(&coded, "blocks.1.mlp.up").weight, layer(&dense, "blocks.1.mlp.up").weight);
+        assert!(before.to_f32().iter().zip(after.to_f32()).all(|(a, b)| (a - b).abs() <= a.abs() / 128.0), "{name}");
+    }
 }
 
 #[test]

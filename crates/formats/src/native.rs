@@ -24,7 +24,7 @@
 //! | `site`, `bias` | where it stands in the model; `"bias": true` if it is the bias there, absent for the weight |
 //! | `tensor` | the tensor of the source that it was (a part of) |
 //! | `transposed`, `rows` | which part: whether the tensor holds `[in, out]`, and the rows `[[start, end], …]` after turning; absent for `false` and for all rows |
-//! | `form` | the expression: `{"leaf": LEAF}`, `{"product": [A, B]}` or `{"sum": [A, B]}` |
+//! | `form` | the expression: `{"leaf": LEAF}`, `{"product": [A, B]}`, `{"sum": [A, B]}` or `{"train": TRAIN}` |
 //!
 //! `LEAF` is `{"shape": [rows, columns], "code": CODE, "mask": {"free": SHARE}}`; `mask` is absent if nothing was
 //! removed, and `SHARE` is the removed share `1 - kept / (rows * columns)` as a double. `CODE` is one of
@@ -37,11 +37,22 @@
 //! "diagonal"   "permutation"   "hadamard"
 //! ```
 //!
+//! `TRAIN` is a matrix as a chain of cores:
+//!
+//! ```json
+//! {"shape": [out, in], "rows": [I_1, …, I_K], "columns": [J_1, …, J_K], "cores": [C_1, …, C_K]}
+//! ```
+//!
+//! Core `k` is an expression of shape `[B_{k-1} I_k, J_k B_k]` with `B_0 = B_K = 1`. Entry `(i, j)` of the matrix, with
+//! `i` in digits `i_1 … i_K` and `j` in digits `j_1 … j_K`, the most significant first, is the sum over all bonds
+//! `b_1 … b_{K-1}` of the product over `k` of the core's entry `(b_{k-1} I_k + i_k, j_k B_k + b_k)`. The digits may reach
+//! further than `shape`; nothing is there.
+//!
 //! # Leaves
 //!
 //! The tensors of a leaf are called `Q.codes` and so on, where `Q` is `P` for a lone leaf and `P.PATH` in an expression:
-//! `PATH` is the way from the root, `0` for the first and `1` for the second operand, with dots between levels
-//! (`blocks.0.attn.q.weight.1.0.codes`). Everything is row-major and little-endian. A *stream* of `b`-bit codes is U8
+//! `PATH` is the way from the root, `0` for the first and `1` for the second operand, the number of the core, from `0` on,
+//! in a train, with dots between levels (`blocks.0.attn.q.weight.1.0.codes`). Everything is row-major and little-endian. A *stream* of `b`-bit codes is U8
 //! `[ceil(n b / 8)]`: code `i` has bits `i b .. (i + 1) b` of the string of bits in which bit `k` is bit `k % 8` of byte
 //! `k / 8`; the last bits are zero.
 //!

@@ -132,6 +132,11 @@ pub(crate) fn of_weight(weight: Weight, view: &View, wanted: [usize; 2]) -> Resu
             let second = of_weight(second, &turned, [inner, wanted[1]])?;
             Weight::product(of_weight(first, view, [wanted[0], inner])?, second)
         }
+        // The rows of a train are spread over all of its cores.
+        Expr::Train(train) => {
+            let whole = Leaf::float(train.shape, Floats::F32(train.to_f32()));
+            Expr::Leaf(of_leaf(&whole, view, wanted)?)
+        }
     })
 }
 
@@ -189,7 +194,7 @@ fn of_grid(grid: &Grid, stored: [usize; 2], part: &Selection) -> Result<Grid, Vi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use brevity_model::Dtype;
+    use brevity_model::{Dtype, Train};
 
     fn float(shape: [usize; 2], values: &[f32]) -> Weight {
         Weight::float(shape, Floats::F32(values.to_vec()))
@@ -251,5 +256,9 @@ mod tests {
         let turned = of_weight(low.clone(), &rows(true, &[1..4]), [3, 3]).unwrap();
         let turned_whole = of_weight(float([3, 4], &low.to_f32()), &rows(true, &[1..4]), [3, 3]).unwrap();
         assert_eq!(turned.to_f32(), turned_whole.to_f32());
+        let cores = vec![float([3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), float([1, 2], &[1.0, -1.0])];
+        let train = Weight::train(Train { shape: [3, 4], rows: vec![3, 1], columns: vec![2, 2], cores });
+        let part = of_weight(train.clone(), &rows(false, &[1..3]), [2, 4]).unwrap();
+        assert_eq!(part.as_leaf().unwrap().to_f32(), train.to_f32()[4..], "a part of a train is multiplied out");
     }
 }

@@ -17,7 +17,7 @@ pub(crate) enum Way {
 /// The rows or columns `kept` of a weight of floats, in this order. Masks are lost: what they removed is zero.
 ///
 /// # Errors
-/// [`Error::Coded`] if the matrix to be cut is coded.
+/// [`Error::Coded`] if the matrix to be cut is coded, or part of a tensor train.
 pub(crate) fn cut(method: &'static str, site: &Site, weight: &Weight, way: Way, kept: &[usize]) -> Result<Weight> {
     match weight {
         Expr::Leaf(leaf) => match &leaf.code {
@@ -35,6 +35,7 @@ pub(crate) fn cut(method: &'static str, site: &Site, weight: &Weight, way: Way, 
             let [a, b] = &**terms;
             Ok(Weight::sum(cut(method, site, a, way, kept)?, cut(method, site, b, way, kept)?))
         }
+        Expr::Train(_) => Err(train(method, site)),
     }
 }
 
@@ -64,6 +65,7 @@ pub(crate) fn cut_form(method: &'static str, site: &Site, form: &Form, way: Way,
             let [a, b] = &**terms;
             Ok(Form::sum(cut_form(method, site, a, way, count)?, cut_form(method, site, b, way, count)?))
         }
+        Expr::Train(_) => Err(train(method, site)),
     }
 }
 
@@ -88,6 +90,11 @@ pub(crate) fn cut_output_forms(
         *bias = cut_form(method, site, bias, Way::Columns, count)?;
     }
     Ok(())
+}
+
+/// The rows and columns of a train lie scattered over its cores.
+fn train(method: &'static str, site: &Site) -> Error {
+    Error::Coded { method, site: site.clone(), leaf: String::new(), code: "a tensor train".into() }
 }
 
 fn coded(method: &'static str, site: &Site, form: &LeafForm) -> Error {

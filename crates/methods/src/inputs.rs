@@ -196,8 +196,12 @@ impl<'a> Inputs<'a> {
     /// the factors that are kept and the one that is being worked out; and what its left factors see.
     pub fn peak_bytes(layer: &Linear<Form>, held_out: bool) -> u64 {
         let leaves = layer.weight.leaves();
-        let behind =
-            |[rows, inputs]: [usize; 2]| 8 * (inputs * inputs + 4 * rows * inputs) as u64 + 2 * Gram::bytes(rows);
+        // A core is shown sums over its own inputs; a left factor sums over the rows of the right one.
+        let train = layer.weight.has_train();
+        let behind = |[rows, inputs]: [usize; 2]| match train {
+            true => 24 * (inputs * inputs) as u64 + 8 * (4 * rows * inputs) as u64 + 2 * Gram::bytes(inputs),
+            false => 8 * (inputs * inputs + 4 * rows * inputs) as u64 + 2 * Gram::bytes(rows),
+        };
         let behind = if leaves.len() < 2 { 0 } else { leaves.iter().map(|(_, form)| behind(form.shape)).sum() };
         behind + leaves.iter().map(|(_, form)| Self::matrix_bytes(form.shape[1], held_out)).max().unwrap_or(0)
     }

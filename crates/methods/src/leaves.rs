@@ -5,6 +5,7 @@ use std::ops::Range;
 use brevity_kernels::cast;
 use brevity_model::{Code, CodeForm, Expr, Floats, Leaf, LeafForm, Site, Weight};
 
+use crate::cores::{Look, Tail};
 use crate::error::{Error, Result};
 use crate::seen::{Fold, Seen, Shared};
 
@@ -13,7 +14,7 @@ pub(crate) fn each_mut<L>(expr: &mut Expr<L>, f: &mut impl FnMut(&str, &mut L) -
     fn go<L>(expr: &mut Expr<L>, path: &str, f: &mut impl FnMut(&str, &mut L) -> Result<()>) -> Result<()> {
         match expr {
             Expr::Leaf(leaf) => f(path, leaf),
-            Expr::Product(ab) | Expr::Sum(ab) => ab.iter_mut().enumerate().try_for_each(|(n, part)| {
+            other => other.parts_mut().iter_mut().enumerate().try_for_each(|(n, part)| {
                 let path = if path.is_empty() { n.to_string() } else { format!("{path}.{n}") };
                 go(part, &path, f)
             }),
@@ -25,7 +26,8 @@ pub(crate) fn each_mut<L>(expr: &mut Expr<L>, f: &mut impl FnMut(&str, &mut L) -
 /// Calls `f` on each leaf that is not a rule with its path and what was seen of *its* inputs.
 ///
 /// Of a product the right factor comes first. What the left factor sees is worked out from what the right one sees
-/// and from the right one as `f` has left it. All terms of a sum see what the sum sees.
+/// and from the right one as `f` has left it. All terms of a sum see what the sum sees. Of a train the last core comes
+/// first; what a core sees is worked out likewise from the cores behind it ([`crate::cores`]).
 pub(crate) fn each_seen(
     weight: &mut Weight,
     seen: &Seen,
@@ -57,6 +59,31 @@ pub(crate) fn each_seen(
                     shared: Shared::default(),
                 };
                 go(a, &child(0), &behind, f)
+            }
+            Expr::Train(train) => {
+                let reference = seen.fit.drift.is_some() || seen.held_out.drift.is_some();
+                let reference = reference || !seen.fit.reference_sum.is_empty();
+                let mut after = Tail::end();
+                let mut before = reference.then(Tail::end);
+                for n in (0..train.cores.len()).rev() {
+                    let digits = [train.rows[n], train.columns[n]];
+                    let look = Look { digit: digits[1], before: before.as_ref().unwrap_or(&after), after: &after };
+                    let inputs = Seen {
+                        fit: look.at(&seen.fit),
+                        held_out: look.at(&seen.held_out),
+                        influence: seen.influence,
+                        coding_rate: seen.coding_rate,
+                        shared: Shared::default(),
+                    };
+                    if n > 0 {
+                        before = before.map(|tail| tail.behind(digits, &train.cores[n].to_f32()));
+                    }
+                    go(&mut train.cores[n], &child(n), &inputs, f)?;
+                    if n > 0 {
+                        after = after.behind(digits, &train.cores[n].to_f32());
+                    }
+                }
+                Ok(())
             }
         }
     }

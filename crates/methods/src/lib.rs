@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod cores;
 mod cut;
 mod error;
 mod inputs;
@@ -58,6 +59,7 @@ mod decompose {
     mod directions;
     mod factors;
     pub(crate) mod modegpt;
+    pub(crate) mod mpo;
     mod ranks;
     pub(crate) mod svd;
     pub(crate) mod svd_llm;
@@ -82,6 +84,7 @@ pub use block::{BlockCx, BlockMethod, BlockSurvey, Influence, Part, Sizes, part_
 pub use decompose::afm::Afm;
 pub use decompose::asvd::Asvd;
 pub use decompose::modegpt::Modegpt;
+pub use decompose::mpo::Mpo;
 pub use decompose::svd::Svd;
 pub use decompose::svd_llm::SvdLlm;
 pub use error::{Error, Result};
@@ -170,6 +173,7 @@ pub const METHODS: &[Entry] = &[
     decompose::asvd::ENTRY,
     decompose::svd_llm::ENTRY,
     decompose::afm::ENTRY,
+    decompose::mpo::ENTRY,
     quantize::rtn::ENTRY,
     quantize::gptq::ENTRY,
     recover::bias::ENTRY,

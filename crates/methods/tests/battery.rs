@@ -99,6 +99,16 @@ fn variants(entry: &Entry) -> Vec<Value> {
             json!({"energy": 0.8, "alpha": 0.0}),
             json!({"ratio": 0.4, "allocation": "waterfill"}),
         ],
+        "decompose.mpo" => vec![
+            json!({"bond": 5}),
+            json!({"bond": 100000}),
+            json!({"cores": 1}),
+            json!({"cores": 3, "ratio": 0.3}),
+            json!({"ratio": 0.4, "refine": 2}),
+            json!({"cores": 3, "bond": 9, "refine": 1}),
+            json!({"ratio": 0.3, "allocation": "sensitivity"}),
+            json!({"cores": 3, "ratio": 0.5, "allocation": "sensitivity", "refine": 1}),
+        ],
         _ => {
             let usual = [("sparsity", json!(0.33)), ("pattern", json!("3:5")), ("bits", json!(3)), ("rank", json!(12))];
             usual.into_iter().filter(|(name, _)| has(entry, name)).map(|(name, value)| json!({ name: value })).collect()
@@ -118,6 +128,7 @@ fn ladder(entry: &Entry) -> Result<Vec<Value>, &'static str> {
         Kind::Correct => Err("it changes no weight"),
         _ if has(entry, "bits") => Ok((1..=8).map(|bits| json!({"bits": bits, "group": 32})).collect()),
         _ if has(entry, "sparsity") => Ok([0.9, 0.6, 0.3, 0.1].iter().map(|s| json!({"sparsity": s})).collect()),
+        _ if has(entry, "bond") => Ok([1, 8, 16, 40].iter().map(|b| json!({"bond": b})).collect()),
         _ if has(entry, "rank") => Ok([1, 8, 16, 40].iter().map(|r| json!({"rank": r})).collect()),
         _ => panic!("say which settings of `{}` leave less and less error", entry.name),
     }
@@ -436,6 +447,49 @@ fn quantization_after_decomposition_codes_both_factors() {
         }
         assert!(relative_error(&factors, &layer) < 1e-3, "{name}");
     }
+}
+
+#[test]
+fn quantization_and_pruning_reach_every_core_of_a_train() {
+    for cores in [2, 3] {
+        let mut train = Linear { weight: float([128, 256], 1, Dtype::Bf16), bias: None };
+        apply("decompose.mpo", json!({"cores": cores, "ratio": 0.7}), &mut train);
+        for name in ["quantize.rtn", "quantize.gptq"] {
+            let mut layer = train.clone();
+            apply(name, json!({"bits": 8, "group": 32, "ragged": "pad"}), &mut layer);
+            let Expr::Train(coded) = &layer.weight else { panic!("a train stays a train") };
+            assert_eq!(coded.cores.len(), cores);
+            for core in &coded.cores {
+                assert!(matches!(core, Expr::Leaf(Leaf { code: Code::Grid(grid), .. }) if grid.bits == 8));
+            }
+            assert!(relative_error(&train, &layer) < 1e-3, "{name}");
+        }
+        for name in ["prune.magnitude", "prune.wanda", "prune.sparsegpt"] {
+            let mut layer = train.clone();
+            apply(name, json!({"sparsity": 0.25}), &mut layer);
+            for (path, leaf) in layer.weight.leaves() {
+                let share = LeafForm::of(leaf).sparsity();
+                assert!((0.2..=0.25).contains(&share), "{name}: {share} of core {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn cores_fitted_to_what_they_see_do_better_than_rounded_ones() {
+    let mut train = Linear { weight: float([128, 256], 1, Dtype::F32), bias: None };
+    apply("decompose.mpo", json!({"bond": 12}), &mut train);
+    let gram = seen(&train).gram().unwrap().to_f64();
+    let error = |name: &str| {
+        let mut layer = train.clone();
+        apply(name, json!({"bits": 3, "group": "channel"}), &mut layer);
+        let gone: Vec<f64> =
+            train.weight.to_f32().iter().zip(layer.weight.to_f32()).map(|(a, b)| f64::from(a - b)).collect();
+        let row = |d: &[f64]| -> f64 { (0..256 * 256).map(|at| d[at / 256] * gram[at] * d[at % 256]).sum() };
+        gone.chunks(256).map(row).sum::<f64>()
+    };
+    let (rounded, fitted) = (error("quantize.rtn"), error("quantize.gptq"));
+    assert!(fitted < 0.8 * rounded, "{fitted} and {rounded}");
 }
 
 #[test]

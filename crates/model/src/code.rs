@@ -328,7 +328,7 @@ impl Expr<Leaf> {
         Expr::Leaf(Leaf::float(shape, values))
     }
 
-    /// The values of the whole expression as singles, row by row. Products are multiplied out.
+    /// The values of the whole expression as singles, row by row. Products and trains are multiplied out.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
             Expr::Leaf(leaf) => leaf.to_f32(),
@@ -344,6 +344,7 @@ impl Expr<Leaf> {
                 matmul_f32(Dims { m: rows, k: inner, n: columns }, &a, &b, &mut out);
                 out
             }
+            Expr::Train(train) => train.to_f32(),
         }
     }
 }

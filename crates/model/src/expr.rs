@@ -1,6 +1,8 @@
-//! Weights as expressions: a leaf, a product of two, or a sum of two.
+//! Weights as expressions: a leaf, a product of two, a sum of two, or a train of cores.
 
 use serde::{Deserialize, Serialize};
+
+use crate::train::Train;
 
 /// An expression over leaves: what a weight is (`Expr<Leaf>`), or how it is stored (`Expr<LeafForm>`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,6 +14,8 @@ pub enum Expr<L> {
     Product(Box<[Expr<L>; 2]>),
     /// `A + B`, applied to activations as `A x + B x`.
     Sum(Box<[Expr<L>; 2]>),
+    /// A chain of cores, applied to activations core by core or multiplied out.
+    Train(Box<Train<L>>),
 }
 
 /// Anything with rows and columns.
@@ -27,6 +31,7 @@ impl<L: Shaped> Expr<L> {
             Expr::Leaf(leaf) => leaf.shape(),
             Expr::Product(ab) => [ab[0].shape()[0], ab[1].shape()[1]],
             Expr::Sum(ab) => ab[0].shape(),
+            Expr::Train(train) => train.shape,
         }
     }
 
@@ -47,6 +52,15 @@ impl<L: Shaped> Expr<L> {
         assert_eq!(a.shape(), b.shape(), "the terms of a sum have one shape");
         Expr::Sum(Box::new([a, b]))
     }
+
+    /// The matrix of a train.
+    ///
+    /// # Panics
+    /// If [`Train::fault`] has something to say.
+    pub fn train(train: Train<L>) -> Self {
+        assert_eq!(train.fault(), None, "the cores of a train meet");
+        Expr::Train(Box::new(train))
+    }
 }
 
 impl<L> Expr<L> {
@@ -58,13 +72,37 @@ impl<L> Expr<L> {
         }
     }
 
-    /// The leaves from left to right, each with its path: empty for a lone leaf, `0` and `1` below a product or sum.
+    /// The operands of a product or sum, or the cores of a train, from left to right; none for a leaf.
+    pub fn parts(&self) -> &[Expr<L>] {
+        match self {
+            Expr::Leaf(_) => &[],
+            Expr::Product(ab) | Expr::Sum(ab) => &ab[..],
+            Expr::Train(train) => &train.cores,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn parts_mut(&mut self) -> &mut [Expr<L>] {
+        match self {
+            Expr::Leaf(_) => &mut [],
+            Expr::Product(ab) | Expr::Sum(ab) => &mut ab[..],
+            Expr::Train(train) => &mut train.cores,
+        }
+    }
+
+    /// Whether there is a train in the expression.
+    pub fn has_train(&self) -> bool {
+        matches!(self, Expr::Train(_)) || self.parts().iter().any(Expr::has_train)
+    }
+
+    /// The leaves from left to right, each with its path: empty for a lone leaf, `0` and `1` below a product or sum, the
+    /// number of the core, from `0` on, below a train.
     pub fn leaves(&self) -> Vec<(String, &L)> {
         fn collect<'a, L>(expr: &'a Expr<L>, path: &str, into: &mut Vec<(String, &'a L)>) {
             match expr {
                 Expr::Leaf(leaf) => into.push((path.to_owned(), leaf)),
-                Expr::Product(ab) | Expr::Sum(ab) => {
-                    for (n, part) in ab.iter().enumerate() {
+                other => {
+                    for (n, part) in other.parts().iter().enumerate() {
                         let path = if path.is_empty() { n.to_string() } else { format!("{path}.{n}") };
                         collect(part, &path, into);
                     }
@@ -80,7 +118,7 @@ impl<L> Expr<L> {
     pub fn for_each_leaf_mut<E>(&mut self, f: &mut impl FnMut(&mut L) -> Result<(), E>) -> Result<(), E> {
         match self {
             Expr::Leaf(leaf) => f(leaf),
-            Expr::Product(ab) | Expr::Sum(ab) => ab.iter_mut().try_for_each(|part| part.for_each_leaf_mut(f)),
+            other => other.parts_mut().iter_mut().try_for_each(|part| part.for_each_leaf_mut(f)),
         }
     }
 
@@ -92,6 +130,12 @@ impl<L> Expr<L> {
                 Expr::Leaf(leaf) => Expr::Leaf(f(path, leaf)?),
                 Expr::Product(ab) => Expr::Product(Box::new([go(&ab[0], &child(0), f)?, go(&ab[1], &child(1), f)?])),
                 Expr::Sum(ab) => Expr::Sum(Box::new([go(&ab[0], &child(0), f)?, go(&ab[1], &child(1), f)?])),
+                Expr::Train(train) => {
+                    let cores = train.cores.iter().enumerate().map(|(n, core)| go(core, &child(n), f));
+                    let (rows, columns) = (train.rows.clone(), train.columns.clone());
+                    let cores = cores.collect::<Result<_, E>>()?;
+                    Expr::Train(Box::new(Train { shape: train.shape, rows, columns, cores }))
+                }
             })
         }
         go(self, "", f)

@@ -3,8 +3,8 @@
 //! A model is a small typed tree ([`Model`]), generic in what stands for a weight. The same tree is
 //! read three ways: `Model<Source>` says where the tensors are, `Model<Weight>` what they are, and
 //! `Model<Form>` how they are stored (shape, kind, bits). A weight is an expression over coded
-//! matrices ([`Expr`]): a leaf, a product or a sum, where a leaf is a code (float, grid, codebook,
-//! rule) and an optional mask. So pruning, decomposition and quantization compose in the type.
+//! matrices ([`Expr`]): a leaf, a product, a sum or a train, where a leaf is a code (float, grid,
+//! codebook, rule) and an optional mask. So pruning, decomposition and quantization compose in the type.
 //!
 //! ```
 //! use brevity_model::{Floats, Form, Weight};
@@ -39,6 +39,7 @@ mod stages;
 mod stock;
 mod structure;
 mod tap;
+mod train;
 mod tree;
 mod walk;
 
@@ -57,6 +58,7 @@ pub use stages::{LoadError, Stages, Tensors};
 pub use stock::{Reshaped, reshaped};
 pub use structure::{BlockRecord, HeadsRecord, STRUCTURE, Sublayer, structure};
 pub use tap::Tap;
+pub use train::Train;
 pub use tree::{
     Activation, Attention, Block, Embed, Head, Heads, Linear, LongRope, Loose, Mlp, Model, Norm, NormKind, Reach, Rope,
     RopeStyle, Stage,

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::code::Dtype;
 use crate::expr::Expr;
 use crate::form::{Form, LeafForm};
 use crate::site::Slot;
@@ -70,7 +71,7 @@ fn each_leaf(form: &mut Form, f: &mut impl FnMut(&mut LeafForm)) {
     done.unwrap_or_else(|never| match never {});
 }
 
-/// The form of the transpose: `(A B)ᵀ = Bᵀ Aᵀ`.
+/// The form of the transpose: `(A B)ᵀ = Bᵀ Aᵀ`. A train is multiplied out, because its cores have other layouts then.
 fn transposed(form: &Form) -> Form {
     match form {
         Expr::Leaf(leaf) => {
@@ -79,10 +80,11 @@ fn transposed(form: &Form) -> Form {
         }
         Expr::Product(parts) => Form::product(transposed(&parts[1]), transposed(&parts[0])),
         Expr::Sum(parts) => Form::sum(transposed(&parts[0]), transposed(&parts[1])),
+        Expr::Train(train) => Form::float([train.shape[1], train.shape[0]], Dtype::F32),
     }
 }
 
-/// The form of some rows: those of the first factor of a product, those of both terms of a sum.
+/// The form of some rows: those of the first factor of a product, those of both terms of a sum; of a train singles.
 fn with_rows(form: Form, rows: usize) -> Form {
     match form {
         Expr::Leaf(leaf) => Expr::Leaf(LeafForm { shape: [rows, leaf.shape[1]], ..leaf }),
@@ -94,13 +96,14 @@ fn with_rows(form: Form, rows: usize) -> Form {
             let [a, b] = *parts;
             Form::sum(with_rows(a, rows), with_rows(b, rows))
         }
+        Expr::Train(train) => Form::float([rows, train.shape[1]], Dtype::F32),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::code::Dtype;
+    use crate::Train;
 
     fn rows(range: Range<usize>) -> Option<Vec<Range<usize>>> {
         Some(vec![range])
@@ -116,5 +119,9 @@ mod tests {
         let product = Form::product(Form::float([4, 2], Dtype::F16), Form::float([2, 6], Dtype::F16));
         assert_eq!(View { transposed: false, rows: rows(0..3) }.form(&product, Slot::Weight).shape(), [3, 6]);
         assert_eq!(View { transposed: true, rows: None }.form(&product, Slot::Weight).shape(), [6, 4]);
+        let cores = vec![Form::float([2, 6], Dtype::F16), Form::float([4, 3], Dtype::F16)];
+        let train = Form::train(Train { shape: [4, 6], rows: vec![2, 2], columns: vec![3, 3], cores });
+        let part = View { transposed: false, rows: rows(1..3) }.form(&train, Slot::Weight);
+        assert_eq!(part, Form::float([2, 6], Dtype::F32), "a part of a train is multiplied out");
     }
 }

@@ -5,6 +5,7 @@ use candle_core::{D, Tensor};
 
 use crate::error::{Error, Result};
 use crate::table::Table;
+use crate::train::Chain;
 
 /// A weight ready to be applied. It follows the expression: a product is two thin products, a sum is added,
 /// and a rule costs what the rule costs.
@@ -26,6 +27,8 @@ pub enum Applied {
     Product(Box<[Applied; 2]>),
     /// `A x + B x`.
     Sum(Box<[Applied; 2]>),
+    /// Core by core.
+    Train(Box<Chain>),
 }
 
 impl Applied {
@@ -38,6 +41,7 @@ impl Applied {
             Applied::Matrix(matrix) => return Ok(ops::linear(x, matrix, bias)?),
             Applied::Product(factors) => return factors[0].apply(&factors[1].apply(x, None)?, bias),
             Applied::Sum(terms) => return Ok(ops::add(&terms[0].apply(x, bias)?, &terms[1].apply(x, None)?)?),
+            Applied::Train(chain) => chain.apply(x)?,
             Applied::Diagonal(d) => x.broadcast_mul(d)?,
             Applied::Permutation(p) => x.contiguous()?.index_select(p, D::Minus1)?,
             Applied::Hadamard(n) => hadamard(x, *n)?,

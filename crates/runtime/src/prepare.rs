@@ -6,12 +6,13 @@ use std::sync::Arc;
 use brevity_kernels::cast;
 use brevity_kernels::matmul::PackedBf16;
 use brevity_kernels::ops::{Compute, Prepared};
-use brevity_model::{Code, Expr, Floats, Leaf, Role, Rule, Slot, Stage, Weight};
+use brevity_model::{Code, Expr, Floats, Leaf, Role, Rule, Slot, Stage, Train, Weight};
 use candle_core::{Device, Tensor};
 
 use crate::applied::Applied;
 use crate::error::{Error, Result};
 use crate::table::Table;
+use crate::train::Chain;
 
 /// How weights are made ready.
 #[derive(Clone, Debug)]
@@ -20,12 +21,26 @@ pub struct Prepare {
     pub compute: Compute,
     /// Where the tensors are.
     pub device: Device,
+    /// How trains are applied.
+    pub trains: Trains,
+}
+
+/// How tensor trains are applied to activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trains {
+    /// Whichever takes fewer multiplications for a row of activations: [`Train::is_cheaper`] says.
+    #[default]
+    Cheaper,
+    /// Core by core; the matrix never exists.
+    Contracted,
+    /// As the matrix, multiplied out once when it is loaded: the train saves space in files and none in memory.
+    Rebuilt,
 }
 
 impl Prepare {
     /// For the processor.
     pub fn new(compute: Compute) -> Self {
-        Prepare { compute, device: Device::Cpu }
+        Prepare { compute, device: Device::Cpu, trains: Trains::default() }
     }
 
     /// A stage ready to run, without changing the weights.
@@ -63,7 +78,23 @@ impl Prepare {
             Expr::Leaf(leaf) => self.leaf(leaf),
             Expr::Product(factors) => Ok(Applied::Product(both(factors)?)),
             Expr::Sum(terms) => Ok(Applied::Sum(both(terms)?)),
+            Expr::Train(train) => self.train(*train),
         }
+    }
+
+    fn train(&self, train: Train<Leaf>) -> Result<Applied> {
+        let contracted = match self.trains {
+            Trains::Cheaper => train.is_cheaper(),
+            Trains::Contracted => true,
+            Trains::Rebuilt => false,
+        };
+        if !contracted {
+            return self.leaf(Leaf::float(train.shape, Floats::F32(train.to_f32())));
+        }
+        let bonds = train.bonds();
+        let cores = train.cores.into_iter().map(|core| self.matrix(core)).collect::<Result<_>>()?;
+        let (shape, rows, columns) = (train.shape, train.rows, train.columns);
+        Ok(Applied::Train(Box::new(Chain { shape, rows, columns, bonds, cores })))
     }
 
     fn weight(&self, role: &Role, slot: Slot, weight: Weight) -> Result<Applied> {

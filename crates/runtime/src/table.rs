@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use brevity_model::{Code, Expr, Floats, Group, Leaf, Weight};
+use brevity_model::{Code, Expr, Floats, Form, Group, Leaf, LeafForm, Train, Weight};
 use candle_core::{Device, Tensor};
 use half::slice::HalfFloatSliceExt;
 
@@ -21,6 +21,8 @@ pub enum Table {
     Product(Box<Table>, Tensor),
     /// Rows of both, added.
     Sum(Box<[Table; 2]>),
+    /// Rows of a train, worked out from the decoded cores; the others never are.
+    Train(Arc<(Train<LeafForm>, Vec<Vec<f32>>)>),
 }
 
 impl Table {
@@ -38,6 +40,13 @@ impl Table {
                 let b = Tensor::from_vec(b.to_f32(), (inner, columns), device)?;
                 Table::Product(Box::new(Table::new(a, device)?), b)
             }
+            Expr::Train(train) => {
+                let cores = train.cores.iter().map(Weight::to_f32).collect();
+                let Form::Train(form) = Form::of(&Expr::Train(train)) else {
+                    unreachable!("a form keeps the expression")
+                };
+                Table::Train(Arc::new((*form, cores)))
+            }
         })
     }
 
@@ -48,6 +57,7 @@ impl Table {
             Table::Coded(leaf) => leaf.shape,
             Table::Product(a, b) => [a.shape()[0], b.dims()[1]],
             Table::Sum(terms) => terms[0].shape(),
+            Table::Train(train) => train.0.shape,
         }
     }
 
@@ -66,6 +76,11 @@ impl Table {
             }
             Table::Product(a, b) => a.rows(ids, device)?.matmul(b)?,
             Table::Sum(terms) => (terms[0].rows(ids, device)? + terms[1].rows(ids, device)?)?,
+            Table::Train(train) => {
+                let (form, cores) = &**train;
+                let rows = ids.iter().flat_map(|&id| form.row(cores, id as usize)).collect();
+                Tensor::from_vec(rows, (ids.len(), form.shape[1]), device)?
+            }
         })
     }
 }
@@ -168,6 +183,18 @@ mod tests {
                 assert_eq!(looked_up(Weight::Leaf(leaf), &[3, 0, 3]), want, "{code:?}");
             }
         }
+    }
+
+    #[test]
+    fn rows_of_a_train_are_those_of_its_matrix() {
+        let core = |shape: [usize; 2], from: i32| {
+            let values = (0..(shape[0] * shape[1]) as i32).map(|i| (i * 5 % 7 + from) as f32).collect();
+            Weight::float(shape, Floats::F32(values))
+        };
+        let cores = vec![core([3, 4], -3), core([4, 2], -2)];
+        let weight = Weight::train(Train { shape: [5, 3], rows: vec![3, 2], columns: vec![2, 2], cores });
+        let whole = weight.to_f32();
+        assert_eq!(looked_up(weight, &[4, 0]), [&whole[12..15], &whole[..3]].concat());
     }
 
     #[test]

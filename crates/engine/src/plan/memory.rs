@@ -174,7 +174,12 @@ impl Costs<'_> {
     /// What looking at the inputs of the layers of a stage takes: the stage made ready and what was seen; and one sample
     /// on its way.
     fn looking(&self, n: usize, before: &Stage<Form>) -> [u64; 2] {
-        let ready: u64 = before.weights().into_iter().map(|(_, _, form)| form.parameters()).sum();
+        // A train may be applied as the matrix that it is.
+        let numbers = |form: &Form| match form.has_train() {
+            true => form.parameters().max(form.shape().iter().product::<usize>() as u64),
+            false => form.parameters(),
+        };
+        let ready: u64 = before.weights().into_iter().map(|(_, _, form)| numbers(form)).sum();
         let ready = ready * if self.samples.compute == Compute::Bf16 { 2 } else { 4 };
         let ready = if matches!(before, Stage::Embed(_)) { stage_bytes(before) } else { ready };
         let sample = self.samples.longest as u64 * 4 * widths(before).sample as u64;

@@ -50,15 +50,19 @@ pub(super) fn meant(plan: &Plan, model: &Model<Source>, n: usize, stage: &mut St
         .collect()
 }
 
-/// The type in which a rewritten layer is stored as floats: that of the source, bfloat16 for FP8.
+/// The type in which a rewritten layer is stored as floats: that of the first leaf of the source which has one, bfloat16
+/// for FP8.
 fn float_dtypes(source: &Form) -> Option<Dtype> {
-    match source.as_leaf().map(|leaf| &leaf.code) {
-        Some(CodeForm::Float(Dtype::F32)) => None,
-        Some(CodeForm::Float(Dtype::F8E4m3)) => Some(Dtype::Bf16),
-        Some(CodeForm::Float(dtype) | CodeForm::Grid { scale_dtype: dtype, .. }) => Some(*dtype),
+    let dtype = source.leaves().into_iter().find_map(|(_, leaf)| match &leaf.code {
+        CodeForm::Float(dtype) | CodeForm::Grid { scale_dtype: dtype, .. } => Some(*dtype),
         // Blocks of a GGUF file come out as halves.
-        Some(CodeForm::Blocks(_)) => Some(Dtype::F16),
+        CodeForm::Blocks(_) => Some(Dtype::F16),
         _ => None,
+    });
+    match dtype {
+        Some(Dtype::F32) => None,
+        Some(Dtype::F8E4m3) => Some(Dtype::Bf16),
+        other => other,
     }
 }
 

@@ -8,10 +8,9 @@ use crate::error::{Error, Result};
 /// Some columns of a matrix, each `[out]`, one behind the other. Of a product only these columns are multiplied out.
 pub(super) fn columns(weight: &Weight, at: &[usize]) -> Vec<f32> {
     match weight {
-        Expr::Leaf(leaf) => {
-            let ([rows, width], values) = (leaf.shape(), leaf.to_f32());
-            at.iter().flat_map(|&column| (0..rows).map(move |row| row * width + column)).map(|at| values[at]).collect()
-        }
+        Expr::Leaf(leaf) => taken(&leaf.to_f32(), leaf.shape(), at),
+        // The columns of a train are spread over all of its cores.
+        Expr::Train(train) => taken(&train.to_f32(), train.shape, at),
         Expr::Sum(terms) => {
             let mut sum = columns(&terms[0], at);
             sum.iter_mut().zip(columns(&terms[1], at)).for_each(|(sum, x)| *sum += x);
@@ -26,6 +25,10 @@ pub(super) fn columns(weight: &Weight, at: &[usize]) -> Vec<f32> {
             product
         }
     }
+}
+
+fn taken(values: &[f32], [rows, width]: [usize; 2], at: &[usize]) -> Vec<f32> {
+    at.iter().flat_map(|&column| (0..rows).map(move |row| row * width + column)).map(|at| values[at]).collect()
 }
 
 /// Where the blocks of a model are among its stages.
@@ -49,10 +52,10 @@ pub(super) fn load(model: &dyn Stages, stage: usize) -> Result<Stage<Weight>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use brevity_model::Floats;
+    use brevity_model::{Floats, Train};
 
     #[test]
-    fn columns_of_sums_and_products_are_those_of_the_whole() {
+    fn columns_of_sums_products_and_trains_are_those_of_the_whole() {
         let leaf = |shape: [usize; 2], seed: usize| {
             let values = (0..shape[0] * shape[1]).map(|i| ((i * 7 + seed) % 11) as f32 - 5.0).collect();
             Weight::float(shape, Floats::F32(values))
@@ -63,5 +66,9 @@ mod tests {
             [4, 0].iter().flat_map(|j| (0..3).map(move |i| (i, j))).map(|(i, j)| whole[i * 5 + j]).collect();
         assert_eq!(columns(&weight, &[4, 0]), expected);
         assert!(columns(&weight, &[]).is_empty());
+        let cores = vec![leaf([1, 6], 4), leaf([6, 3], 5)];
+        let train = Weight::train(Train { shape: [3, 5], rows: vec![1, 3], columns: vec![3, 3], cores });
+        let whole = train.to_f32();
+        assert_eq!(columns(&train, &[4]), [whole[4], whole[9], whole[14]]);
     }
 }

@@ -38,6 +38,7 @@ impl CompressedTensors {
             let grid = match part.item {
                 Expr::Product(_) => return fail(Why::Kind { what: "a product of two matrices" }),
                 Expr::Sum(_) => return fail(Why::Kind { what: "a sum of two matrices" }),
+                Expr::Train(_) => return fail(Why::Kind { what: "a tensor train" }),
                 Expr::Leaf(leaf) => match &leaf.code {
                     CodeForm::Float(_) | CodeForm::Blocks(_) => None,
                     CodeForm::Grid { levels: None, scale_dtype, .. } => Some((leaf, *scale_dtype)),

@@ -131,6 +131,18 @@ fn check(record: &Record) -> Result<(), String> {
                 ([rows, k], [l, columns]) if k == l => [rows, columns],
                 (a, b) => return Err(format!("a product of {a:?} and {b:?}")),
             },
+            Expr::Train(train) => {
+                train.cores.iter().try_for_each(|core| shape(core).map(|_| ()))?;
+                train.fault().map_or(Ok(()), Err)?;
+                // What is held on the way, too, is no more than a matrix may have.
+                let (mut rows, mut columns) = (1usize, 1usize);
+                for (k, bond) in train.bonds().into_iter().skip(1).enumerate() {
+                    rows = rows.saturating_mul(train.rows[k]);
+                    columns = columns.saturating_mul(train.columns[k]);
+                    sized([rows, columns.saturating_mul(bond)])?;
+                }
+                train.shape
+            }
         };
         sized(shape).map(|()| shape)
     }

@@ -153,8 +153,9 @@ fn every_format_lays_out_what_it_encodes_and_refuses_what_it_cannot_hold() {
         }
     }
     let not_expressions = ["table", "table, half removed", "codebook", "codebook, half removed", "product"];
+    let trains = ["train", "train of grids, half removed"];
     let not_expressions =
-        [&not_expressions[..], &["product of grids", "grid and product", "rules around floats"]].concat();
+        [&not_expressions[..], &["product of grids", "grid and product", "rules around floats"], &trains].concat();
     let with = |more: &[&'static str]| {
         let mut all = [&not_expressions[..], more].concat();
         all.sort_by_key(|name| kinds([1, 8]).iter().position(|(kind, _)| kind == name));

@@ -226,8 +226,14 @@ fn uneven(blocks: &[[usize; 3]]) -> (Model<Source>, Vec<Stage<Weight>>) {
         };
         stage.try_map(source).unwrap_or_else(|never| match never {})
     });
-    let model =
-        Model { name: "llama".into(), hidden: HIDDEN, vocabulary: 96, context: Some(64), block_name: None, stages: sources.collect() };
+    let model = Model {
+        name: "llama".into(),
+        hidden: HIDDEN,
+        vocabulary: 96,
+        context: Some(64),
+        block_name: None,
+        stages: sources.collect(),
+    };
     (model, stages)
 }
 

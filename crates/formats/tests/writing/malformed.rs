@@ -185,7 +185,7 @@ const FORMS: &str = "brevity.forms.blocks.0";
 fn native() -> Written {
     Written::new(
         &Native,
-        &["int4 channel, zeros, half removed", "codebook", "rules around floats", "grid and product", "table"],
+        &["int4 channel, zeros, half removed", "codebook", "rules around floats", "grid and product", "table", "train"],
     )
 }
 
@@ -239,6 +239,24 @@ fn forms_that_cannot_be_are_refused() {
         (|forms| forms[1]["form"]["leaf"]["code"]["codebook"]["dim"] = 0.into(), "a code that cannot be"),
         (|forms| forms[2]["form"]["product"][0]["leaf"]["shape"] = serde_json::json!([16, 8]), "a product of"),
         (|forms| forms[3]["form"]["sum"][0]["leaf"]["shape"] = serde_json::json!([16, 8]), "a sum of"),
+        (|forms| forms[5]["form"]["train"]["rows"][0] = 0.into(), "core 0 of a train"),
+        (|forms| forms[5]["form"]["train"]["columns"] = serde_json::json!([2]), "1 for columns"),
+        (|forms| forms[5]["form"]["train"]["shape"][0] = 1000.into(), "for a matrix [1000, "),
+        (|forms| forms[5]["form"]["train"]["cores"] = serde_json::json!([]), "a train of 0 cores"),
+        // A core that costs nothing to store would be multiplied out to more than a matrix may have.
+        (
+            |forms| {
+                let leaf = |shape: [u32; 2], code| serde_json::json!({"leaf": {"shape": shape, "code": code}});
+                let floats = |shape| leaf(shape, serde_json::json!({"float": "f32"}));
+                let rule = leaf([1 << 17; 2], "hadamard".into());
+                let train = serde_json::json!({
+                    "shape": [16, 16], "rows": [16, 1024, 1], "columns": [16, 1024, 1],
+                    "cores": [floats([16, 16 << 7]), rule, floats([1 << 7, 1])]
+                });
+                forms[5]["form"] = serde_json::json!({ "train": train });
+            },
+            "a matrix of",
+        ),
         (|forms| forms[1] = forms[0].clone(), "two weights"),
     ];
     for (change, part) in changes {

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use brevity_formats::Checkpoint;
-use brevity_model::{Code, Codebook, Dtype, Expr, Floats, Grid, Group, Leaf, Mask, Role, Rule, Slot, Stage, Weight};
+use brevity_model::{
+    Code, Codebook, Dtype, Expr, Floats, Grid, Group, Leaf, Mask, Role, Rule, Slot, Stage, Train, Weight,
+};
 use serde_json::json;
 
 use crate::common::{Tensor, numbers, safetensors};
@@ -104,6 +106,12 @@ pub fn kinds([rows, columns]: [usize; 2]) -> Vec<(&'static str, Weight)> {
     let halves = |shape| float(shape, Dtype::Bf16);
     let rule = |rule: Rule| lone(Leaf { shape: [rule.size(); 2], code: Code::Rule(rule), mask: None });
     let low = || Weight::product(lone(halves([rows, 3])), lone(halves([3, columns])));
+    // Digits of two and of half the size, rounded up, with three bonds between them.
+    let cores = [[2, 2 * 3], [3 * rows.div_ceil(2), columns.div_ceil(2)]];
+    let train = |cores: [Leaf; 2]| {
+        let (rows, columns) = (vec![2, rows.div_ceil(2)], vec![2, columns.div_ceil(2)]);
+        Weight::train(Train { shape, rows, columns, cores: cores.map(lone).into() })
+    };
     vec![
         ("floats", lone(halves(shape))),
         ("singles", lone(float(shape, Dtype::F32))),
@@ -133,6 +141,11 @@ pub fn kinds([rows, columns]: [usize; 2]) -> Vec<(&'static str, Weight)> {
         (
             "product of grids",
             Weight::product(lone(grid([rows, 6], 4, Columns(2), false)), lone(grid([6, columns], 4, Columns(8), true))),
+        ),
+        ("train", train(cores.map(halves))),
+        (
+            "train of grids, half removed",
+            train([grid(cores[0], 4, Columns(2), true), masked(grid(cores[1], 3, Channel, false), 8)]),
         ),
         ("grid and product", Weight::sum(lone(grid(shape, 4, Columns(8), false)), low())),
         (

@@ -19,6 +19,12 @@ impl Cross {
         Cross { n, total: vec![0.0; n * n] }
     }
 
+    /// The totals `total`, `[n, n]`.
+    pub fn from_f64(n: usize, total: Vec<f64>) -> Self {
+        assert_eq!(total.len(), n * n, "the totals have their shape");
+        Cross { n, total }
+    }
+
     /// Rows and columns.
     pub fn size(&self) -> usize {
         self.n

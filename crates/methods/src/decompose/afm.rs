@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::directions::{Metric, peak_bytes};
 use super::factors;
-use crate::cut::float_dtype;
 use super::ranks::{ALLOCATION, BAND, Given, MULTIPLE, RANK, RATIO, Ranks};
 use super::svd_llm::OUTPUT_ENERGY;
+use crate::cut::float_dtype;
 use crate::error::{Error, Result};
 use crate::leaves::{check_finite, describe};
 use crate::method::{Cx, LinearMethod, Survey};

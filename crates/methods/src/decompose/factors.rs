@@ -79,7 +79,7 @@ pub(crate) fn errors(method: &'static str, site: &Site, weight: &Weight, metric:
 }
 
 /// The whole matrix as singles, every leaf of it finite.
-fn finite(site: &Site, weight: &Weight) -> Result<Vec<f32>> {
+pub(super) fn finite(site: &Site, weight: &Weight) -> Result<Vec<f32>> {
     for (path, leaf) in weight.leaves() {
         if let Code::Float(values) = &leaf.code {
             check_finite(site, &path, &values.to_f32())?;

@@ -64,8 +64,9 @@ const SETTINGS: &[Setting] = &[
 /// is kept. With the choice made, both parts are used. Where `H + damp I` is not positive definite, ten times the
 /// damping is tried, up to once the mean of the diagonal; then rounding is kept. The notes say so.
 ///
-/// A product is quantized from right to left: the left factor is fitted to what the rounded right one gives. Removed
-/// entries stay exactly zero, and the kept ones make up for them too.
+/// A product is quantized from right to left: the left factor is fitted to what the rounded right one gives. So is a
+/// train, from its last core to its first; a core of `[bond i, j bond']` sees `j bond'` inputs. Removed entries stay
+/// exactly zero, and the kept ones make up for them too.
 ///
 /// # Shapes
 /// A weight is `[out, in]`; what was seen is `[in, in]`.

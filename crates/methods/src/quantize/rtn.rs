@@ -42,7 +42,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
 /// `s = 2 absmax / (2^bits - 1)` and `z = 2^(bits - 1)`; a symmetric grid of one bit has the two levels `±s` with
 /// `s` the mean magnitude, which is the least squares choice. Scales are rounded to the type they are stored in
 /// before codes are computed with them. Removed entries do not stretch a range and read back as exactly zero.
-/// A product or sum is quantized matrix by matrix; matrices that a rule gives stay as they are.
+/// A product, sum or train is quantized matrix by matrix; matrices that a rule gives stay as they are.
 ///
 /// # Shapes
 /// A weight is `[out, in]`, row-major; with groups of `g` inputs it gets `out * ceil(in / g)` scales.

@@ -115,7 +115,7 @@ fn float(site: &Site, bias: &Form) -> Result<Dtype> {
             CodeForm::Float(dtype) => Ok(*dtype),
             code => Err(coded(describe(code))),
         },
-        _ => Err(coded("a product or sum".into())),
+        _ => Err(coded("a product, sum or train".into())),
     }
 }
 
