@@ -211,6 +211,8 @@ pub fn show(plan: &Plan, as_json: bool) -> anyhow::Result<()> {
             "bits_per_weight": size.bits_per_weight,
             "bits_per_touched_weight": size.bits_per_touched_weight,
             "peak_memory_bytes": plan.peak_memory_bytes,
+            "cache_values_before": plan.cache[0],
+            "cache_values_after": plan.cache[1],
             "disk_bytes": plan.disk.0,
             "spilled_bytes": plan.spilled_bytes(),
             "disk_free_bytes": plan.disk.1,
@@ -234,6 +236,10 @@ pub fn show(plan: &Plan, as_json: bool) -> anyhow::Result<()> {
         units::bytes(plan.peak_memory_bytes),
         plan.threads
     ))?;
+    let [before, after] = plan.cache;
+    if before != after {
+        print::line(&format!("cache         {before} -> {after} keys and values a token, of all blocks"))?;
+    }
     let free = plan.disk.1.map_or(String::new(), |free| format!(", {} free", units::bytes(free)));
     print::line(&format!("disk          {}{free}", units::bytes(plan.disk.0)))?;
     if plan.spilled_bytes() > 0 {
@@ -254,6 +260,8 @@ fn plan_rows(plan: &Plan) -> Vec<Vec<String>> {
         shape: [usize; 2],
         before: String,
         after: String,
+        /// The least and the greatest shape afterwards.
+        shapes: [[usize; 2]; 2],
         bytes: [u64; 2],
     }
     let mut rows: Vec<Alike> = Vec::new();
@@ -262,13 +270,19 @@ fn plan_rows(plan: &Plan) -> Vec<Vec<String>> {
         if let Place::Block(n) = planned.site.place {
             site = site.replacen(&format!("blocks.{n}."), "blocks.*.", 1);
         }
-        let after = if planned.methods.is_empty() { "as it is".to_owned() } else { inspect::kind(&planned.after) };
+        let now = planned.after.shape();
+        let after = match planned.methods.is_empty() {
+            true => "as it is".to_owned(),
+            false if now == [0, 0] && planned.shape != now => "dropped".to_owned(),
+            false => inspect::kind(&planned.after),
+        };
         let row = Alike {
             site,
             count: 1,
             shape: planned.shape,
             before: inspect::kind(&planned.before),
             after,
+            shapes: [now, now],
             bytes: [planned.bytes_before, planned.bytes_after],
         };
         let same = |seen: &&mut Alike| {
@@ -278,6 +292,10 @@ fn plan_rows(plan: &Plan) -> Vec<Vec<String>> {
             Some(seen) => {
                 seen.count += 1;
                 seen.bytes = [seen.bytes[0] + row.bytes[0], seen.bytes[1] + row.bytes[1]];
+                for way in [0, 1] {
+                    seen.shapes[0][way] = seen.shapes[0][way].min(row.shapes[0][way]);
+                    seen.shapes[1][way] = seen.shapes[1][way].max(row.shapes[1][way]);
+                }
             }
             None => rows.push(row),
         }
@@ -286,7 +304,16 @@ fn plan_rows(plan: &Plan) -> Vec<Vec<String>> {
         let [outputs, inputs] = row.shape;
         let shape = format!("{outputs} x {inputs}");
         let [before, after] = row.bytes.map(units::bytes);
-        vec![row.site, row.count.to_string(), shape, row.before, row.after, before, after]
+        let [least, most] = row.shapes;
+        let side = |way: usize| match (least[way], most[way]) {
+            (least, most) if least == most => most.to_string(),
+            (least, most) => format!("{least}-{most}"),
+        };
+        let now = match [least, most] == [row.shape; 2] || most == [0, 0] {
+            true => row.after,
+            false => format!("{}, {} x {}", row.after, side(0), side(1)),
+        };
+        vec![row.site, row.count.to_string(), shape, row.before, now, before, after]
     };
     rows.into_iter().map(cells).collect()
 }

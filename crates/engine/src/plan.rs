@@ -64,6 +64,8 @@ pub struct Plan {
     pub forms: Model<Form>,
     /// Sizes before and after.
     pub size: Size,
+    /// Numbers that the cache of keys and values holds for each token, before and after.
+    pub cache: [usize; 2],
     /// An upper bound of the memory that the work will use, in bytes.
     pub peak_memory_bytes: u64,
     /// Bytes of the weight files still to be written, and bytes free on the disk, if it is known.
@@ -208,6 +210,7 @@ impl Plan {
             .map(|(n, specs)| PlannedStage { place: model.place(n), specs, touched: work.touches(n) })
             .collect();
         let disk = (size.size_bytes_after + spilled, options.out.as_deref().and_then(free_bytes));
+        let cache = [cached(model), cached(&predicted.forms)];
         let mut plan = Plan {
             model: options.model.clone().unwrap_or_else(|| own_name(&checkpoint.path())),
             recipe: recipe.clone(),
@@ -229,6 +232,7 @@ impl Plan {
             work,
             methods,
             numbers,
+            cache,
             surveyed: surveys_before,
         };
         plan.identity = identity::of(checkpoint, &plan)?;
@@ -305,6 +309,18 @@ impl Plan {
     pub(crate) fn specs(&self) -> Vec<Vec<TensorSpec>> {
         self.stages.iter().map(|stage| stage.specs.clone()).collect()
     }
+}
+
+/// Numbers that the cache of a model holds for each token.
+fn cached<W>(model: &Model<W>) -> usize {
+    let of = |stage: &Stage<W>| match stage {
+        Stage::Block(block) => block.attn.as_ref().map_or(0, |attn| {
+            let heads = &attn.heads;
+            heads.kv() * (heads.qk_dim + heads.v_dim)
+        }),
+        _ => 0,
+    };
+    model.stages.iter().map(of).sum()
 }
 
 /// Refuses what takes more memory than it may; with one thread its stages take `alone`.

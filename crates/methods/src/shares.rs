@@ -72,7 +72,7 @@ pub(crate) struct ShareSettings {
 ///
 /// Under `influence` block `i` of `p_i` parameters loses `min(most, t exp(-B_i / temperature))`, where `B_i` is one minus
 /// the mean cosine between what goes into the block and what comes out of it, with the `t` for which the mean over
-/// all blocks, weighted by `p_i`, is `sparsity`.
+/// all blocks, weighted by `p_i`, is `sparsity`. Influences are those of the original model on the first 16 samples.
 ///
 /// # Source
 /// Lin et al. 2024 (MoDeGPT), arXiv:2408.09632, equation 10, with a bound on what one block loses.

@@ -19,7 +19,7 @@ pub(super) fn apply(recipe: &mut Recipe, assignments: &[impl AsRef<str>]) -> Res
     }
     for (at, assignment) in touched {
         let step = &recipe.steps[at];
-        brevity_methods::method(&step.method, step.settings.clone().into()).map_err(|error| BadRecipe {
+        brevity_methods::any_method(&step.method, step.settings.clone().into()).map_err(|error| BadRecipe {
             origin: format!("--set {assignment}"),
             line: None,
             what: error.to_string(),

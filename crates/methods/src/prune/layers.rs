@@ -53,7 +53,8 @@ const SETTINGS: &[Setting] = &[
 /// stay within the share; a block counts as its selected sublayers. Of equal scores the later goes first.
 ///
 /// # Cost
-/// One run of the samples through the original model, even to predict; with `by: loss` one more for each unit.
+/// One run of the first 16 samples through the original model, even to predict; with `by: loss` one of 2048 tokens more for
+/// each unit.
 ///
 /// # Errors
 /// [`Error::NeedsSurvey`] before the survey.

@@ -12,6 +12,9 @@ use crate::error::Error;
 use crate::recipe::Recipe;
 use crate::work::{Work, step_place};
 
+/// Samples on which influences are measured: means over so many tokens hardly change with more.
+const SAMPLES: usize = 16;
+
 /// Tokens on which losses are measured, of so many in each sample.
 const LOSS_TOKENS: [usize; 2] = [2048, 512];
 
@@ -39,7 +42,8 @@ pub(super) fn survey(
         methods[step] = Method::Block(known);
         return Ok(());
     };
-    let (windows, compute) = (&calibration.samples.windows, calibration.compute);
+    let (windows, compute) = (&calibration.samples.windows[..], calibration.compute);
+    let windows = &windows[..windows.len().min(SAMPLES)];
     let prepare = Prepare::new(compute);
     let mut flow = Flow::new(windows, compute, ground.keep, ground.dir).map_err(Error::Run)?;
     let mut losses = Losses::new(survey.losses(), windows, Forward::new(compute));
