@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""What fewer channels, heads, layers, dimensions and ranks cost: methods by shares of the parameters of blocks.
+
+    python3 benches/structure.py MODEL_DIR C4 WIKI_RAW --facts FACTS.json --data DATA --out RESULTS.json [--plot PLOT.svg]
+    python3 benches/structure.py --draw RESULTS.json [--plot PLOT.svg]
+
+Each method takes 10, 20 and 30 % of the parameters of the blocks out of the model, calibrated on the first windows of C4, and the
+result is compared with the model: perplexity and KL divergence on WikiText, facts by heart, arc_easy, bytes, tokens a second.
+Results go to RESULTS.json as they come; what is there already is not computed again. The plot needs matplotlib. Build brevity
+with `cargo build --release`.
+"""
+import argparse
+import json
+import pathlib
+import shutil
+import tempfile
+
+from common import ROOT, run
+
+#: name -> the steps of a recipe for a share of the parameters of blocks; `{s}` is the share, `{k}` what is kept of it.
+METHODS = {
+    "modegpt": "decompose.modegpt: {{sparsity: {s}}}",
+    "modegpt uniform": "decompose.modegpt: {{sparsity: {s}, allocation: uniform}}",
+    "channels": "prune.channels: {{sparsity: {s}, of: block}}",
+    "channels nystroem": "prune.channels: {{sparsity: {s}, of: block, score: leverage}}",
+    "channels leverage plain": "prune.channels: {{sparsity: {s}, of: block, score: leverage, compensate: none}}",
+    "channels plain": "prune.channels: {{sparsity: {s}, of: block, compensate: none}}",
+    "channels mean": "prune.channels: {{sparsity: {s}, of: block, compensate: mean}}",
+    "channels centred": "prune.channels: {{sparsity: {s}, of: block, centre: true}}",
+    "heads": "prune.heads: {{sparsity: {s}}}",
+    "heads plain": "prune.heads: {{sparsity: {s}, compensate: none}}",
+    "layers": "prune.layers: {{sparsity: {s}}}",
+    "layers by loss": "prune.layers: {{sparsity: {s}, by: loss}}",
+    "sublayers": "prune.layers: {{sparsity: {s}, unit: sublayer}}",
+    "svd": "decompose.svd: {{ratio: {k}}}",
+    "asvd": "decompose.asvd: {{ratio: {k}}}",
+    "svd_llm": "decompose.svd_llm: {{ratio: {k}}}",
+    "svd_llm waterfill": "decompose.svd_llm: {{ratio: {k}, allocation: waterfill}}",
+    "afm": "decompose.afm: {{ratio: {k}}}",
+    "afm without mean": "decompose.afm: {{ratio: {k}, mean: false}}",
+    "mpo": "decompose.mpo: {{ratio: {k}, refine: 2}}",
+}
+
+
+def measure(args, steps, scratch):
+    """The comparison of one smaller model with the reference, as its report says it, and what compressing it took."""
+    recipe, out = pathlib.Path(scratch) / "recipe.yaml", pathlib.Path(scratch) / "out"
+    recipe.write_text(f"format: native\nsteps:\n  - {steps}\n")
+    calibration = ["--text", args.calibration, "--samples", args.samples, "--length", args.length, "--draw", "first"]
+    seconds, peak, _ = run([args.brevity, "compress", args.model, "--recipe", recipe, *calibration, "--out", out, "--compare", "none", "--json"])
+    asked = ["--facts", args.facts, "--items", args.items] if args.facts else []
+    text = ["--text", f"wikitext:{args.text}", "--window", args.length, "--limit", args.windows * args.length]
+    report = json.loads(run([args.brevity, "compare", args.model, out, *text, *asked, "--speed", "--json"])[2])["report"]
+    if args.data:
+        tasks = ["--tasks", "arc_easy", "--data", args.data, "--items", args.task_items]
+        more = json.loads(run([args.brevity, "compare", args.model, out, "--text", "none", *tasks, "--json"])[2])["report"]
+        report["reference"]["scores"] += more["reference"]["scores"]
+        report["others"][0]["scores"] += more["others"][0]["scores"]
+    shutil.rmtree(out)
+    return report, seconds, peak
+
+
+def figures(model):
+    """What the table shows of one model of a report."""
+    scores = {(score["name"], score.get("task")): score["value"] for score in model["scores"]}
+    values = {name: value for (name, task), value in scores.items() if task is None}
+    values |= {task: value for (name, task), value in scores.items() if task is not None and name == "acc"}
+    values |= {change["name"]: change["value"] for change in model.get("differences", []) if change["name"] == "kl_mean"}
+    return values | {"bytes": model["size_bytes"], "speed": model.get("speed")}
+
+
+def table(content):
+    print(f"{'':26} {'share':>5} {'perplexity':>11} {'KL':>7} {'facts':>7} {'arc_easy':>8} {'MB':>7} {'prefill':>8} {'decode':>7} {'s':>6}")
+    for name, row in [("dense", {"share": 0, "figures": content["dense"], "seconds": 0})] + list(content["rows"].items()):
+        f = row["figures"]
+        speed = f.get("speed") or {}
+        cell = lambda value, form: format(value, form) if value is not None else "-"
+        print(f"{name.rsplit(' ', 1)[0] if row['share'] else name:26} {row['share']:5} {cell(f.get('perplexity'), '11.2f')} {cell(f.get('kl_mean'), '7.3f')} "
+              f"{cell(f.get('facts'), '7.4f')} {cell(f.get('arc_easy'), '8.3f')} {f['bytes'] / 1e6:7.1f} "
+              f"{cell(speed.get('prefill_tokens_per_second'), '8.0f')} {cell(speed.get('decode_tokens_per_second'), '7.1f')} {row['seconds']:6.0f}")
+
+
+def draw(content, path):
+    """Perplexity against what is left of the bytes, a line for each method."""
+    import matplotlib
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "brevity", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"})
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7.2, 4.2))
+    dense = content["dense"]
+    methods = dict.fromkeys(row["method"] for row in content["rows"].values())
+    for method, mark in zip(methods, "osD^v<>pP*Xhd8" * 2):
+        rows = sorted((row for row in content["rows"].values() if row["method"] == method), key=lambda row: row["share"])
+        x = [100.0] + [100 * row["figures"]["bytes"] / dense["bytes"] for row in rows]
+        axis.plot(x, [dense["perplexity"]] + [row["figures"]["perplexity"] for row in rows], marker=mark, markersize=4, label=method)
+    axis.set_yscale("log")
+    axis.invert_xaxis()
+    axis.set_xlabel("bytes left, %")
+    axis.set_ylabel("perplexity")
+    axis.legend(fontsize=7, frameon=False, ncol=2)
+    axis.set_title(content["model"], fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None}, facecolor="white")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("calibration", nargs="?")
+    parser.add_argument("text", nargs="?")
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--length", type=int, default=2048, help="tokens of a sample and of a window")
+    parser.add_argument("--windows", type=int, default=20)
+    parser.add_argument("--facts")
+    parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--data")
+    parser.add_argument("--task-items", type=int, default=200)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--shares", nargs="*", type=float, default=[0.1, 0.2, 0.3])
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--draw", type=pathlib.Path, help="only draw these results")
+    parser.add_argument("--plot", type=pathlib.Path)
+    parser.add_argument("--brevity", default=str(ROOT / "target/release/brevity"))
+    args = parser.parse_args()
+    if args.draw:
+        content = json.loads(args.draw.read_text())
+    else:
+        content = json.loads(args.out.read_text()) if args.out.exists() else {"model": pathlib.Path(args.model).name, "rows": {}}
+        for method in args.methods:
+            for share in args.shares:
+                name = f"{method} {share}"
+                if name in content["rows"]:
+                    continue
+                steps = METHODS[method].format(s=share, k=round(1 - share, 6))
+                with tempfile.TemporaryDirectory() as scratch:
+                    report, seconds, peak = measure(args, steps, scratch)
+                content["dense"] = figures(report["reference"])
+                content["rows"][name] = {"method": method, "share": share, "figures": figures(report["others"][0]),
+                                         "seconds": seconds, "peak_bytes": peak}
+                args.out.write_text(json.dumps(content, indent=1) + "\n")
+    table(content)
+    if args.plot:
+        draw(content, args.plot)
+
+
+if __name__ == "__main__":
+    main()
