@@ -16,7 +16,7 @@ pub enum Layout {
 /// How the heads of one tensor are rotated.
 ///
 /// The tables are `[positions, rot / 2]`; the first `rot` features of each head are rotated and the rest pass
-/// through. `rot` follows from the tables and [`Rope::positions`], or from [`Rope::pairs`].
+/// through. `rot` follows from the tables and [`Rope::positions`], or from the field `pairs`.
 #[derive(Debug, Clone, Copy)]
 pub struct Rope<'a> {
     /// Which features are paired.
