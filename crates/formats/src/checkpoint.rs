@@ -134,7 +134,7 @@ impl Checkpoint {
         let tensors = Named(&*container);
         let mut model = like.try_map(|mut site, slot, source| {
             // As the output calls them, where blocks have moved up.
-            site.place = numbers.and_then(|numbers| numbers.place(site.place)).unwrap_or(site.place);
+            site.place = Renumber::moved(numbers, site.place);
             let renamed = numbers.and_then(|numbers| numbers.name(&source.tensor));
             let name = renamed.as_ref().unwrap_or(&source.tensor);
             let now = tensors.source(&site, slot, name, source.view.clone());
@@ -142,8 +142,7 @@ impl Checkpoint {
         })?;
         // A layer may have got a bias that it did not have in `like`.
         for n in 0..model.stages.len() {
-            let (place, mut before) = (like.place(n), like.stages[n].clone());
-            let place = numbers.and_then(|numbers| numbers.place(place)).unwrap_or(place);
+            let (place, mut before) = (Renumber::moved(numbers, like.place(n)), like.stages[n].clone());
             if matches!(before, Stage::Loose(_)) {
                 continue;
             }

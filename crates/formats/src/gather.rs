@@ -36,7 +36,7 @@ impl StageView<'_> {
 
     /// Where the stage stands in the output.
     pub(crate) fn new_place(&self) -> Place {
-        self.numbers.and_then(|numbers| numbers.place(self.place)).unwrap_or(self.place)
+        Renumber::moved(self.numbers, self.place)
     }
 }
 

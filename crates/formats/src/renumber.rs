@@ -38,6 +38,11 @@ impl Renumber {
         }
     }
 
+    /// Where a stage that is kept stands, whether or not some were dropped.
+    pub fn moved(numbers: Option<&Renumber>, place: Place) -> Place {
+        numbers.and_then(|numbers| numbers.place(place)).unwrap_or(place)
+    }
+
     /// What a tensor is called afterwards; none if it belongs to a block that is dropped.
     pub fn name(&self, tensor: &str) -> Option<String> {
         let numbered = tensor.strip_prefix(&self.prefix).and_then(|rest| {

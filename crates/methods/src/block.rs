@@ -67,11 +67,14 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Those of a block.
-    pub fn of(block: &Block<Form>) -> Self {
-        let mut copy = block.clone();
-        let count = |part: Part<'_, Form>| part.linears().iter().map(|(_, linear)| linear.weight.parameters()).sum();
-        Sizes { attn: count(part_of(&mut copy, Sublayer::Attn)), mlp: count(part_of(&mut copy, Sublayer::Mlp)) }
+    /// Those of a block, given the numbers that one weight holds.
+    pub fn of<W>(block: &Block<W>, parameters: impl Fn(&W) -> u64) -> Self {
+        let attn = block.attn.iter().flat_map(|attn| [&attn.q, &attn.k, &attn.v, &attn.o]);
+        let mlp = block.mlp.iter().flat_map(|mlp| mlp.gate.iter().chain([&mlp.up, &mlp.down]));
+        Sizes {
+            attn: attn.map(|linear| parameters(&linear.weight)).sum(),
+            mlp: mlp.map(|linear| parameters(&linear.weight)).sum(),
+        }
     }
 
     /// Those of a sublayer.

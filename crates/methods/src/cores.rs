@@ -143,32 +143,12 @@ impl Look<'_> {
 
 #[cfg(test)]
 mod tests {
-    use brevity_kernels::matmul::Rows;
-    use brevity_kernels::ops::Compute;
     use brevity_model::{Expr, Floats, Train, Weight};
 
     use super::*;
     use crate::leaves::each_seen;
     use crate::seen::Seen;
-    use crate::testing::noise;
-
-    fn fold(n: usize, x: &[f32], r: &[f32]) -> Fold {
-        let samples = x.len() / n;
-        let (mut gram, mut drift) = (Gram::new(n), Cross::new(n));
-        gram.add(samples, Rows::F32(x), Compute::F32);
-        let gone: Vec<f32> = r.iter().zip(x).map(|(r, x)| r - x).collect();
-        drift.add(samples, Rows::F32(&gone), Rows::F32(x), Compute::F32);
-        let sums = |x: &[f32]| (0..n).map(|j| x.iter().skip(j).step_by(n).map(|&x| f64::from(x)).sum()).collect();
-        Fold {
-            count: samples as u64,
-            sum_abs: Vec::new(),
-            sum_sq: gram.diagonal(),
-            gram: Some(gram),
-            drift: Some(drift),
-            sum: sums(x),
-            reference_sum: sums(r),
-        }
-    }
+    use crate::testing::{fold_beside, noise};
 
     /// Rows of activations through the cores behind core `k`, as the core is given them: the definition.
     fn given(train: &Train<brevity_model::Leaf>, k: usize, x: &[f32]) -> Vec<f32> {
@@ -221,7 +201,7 @@ mod tests {
             Train { shape: [12, 11], rows: rows.into(), columns: columns.into(), cores: (0..3).map(core).collect() };
         let (x, drift) = (noise(5 * 11, 7), noise(5 * 11, 8));
         let r: Vec<f32> = x.iter().zip(&drift).map(|(x, d)| x + 0.3 * d).collect();
-        let seen = Seen { fit: fold(11, &x, &r), ..Seen::default() };
+        let seen = Seen { fit: fold_beside(11, &x, &r), ..Seen::default() };
         let mut weight = Weight::train(train.clone());
         let mut met = Vec::new();
         each_seen(&mut weight, &seen, &mut |path, leaf, seen| {
@@ -237,7 +217,7 @@ mod tests {
         for (path, got) in &met {
             let k: usize = path.parse().unwrap();
             let width = columns[k] * bonds[k + 1];
-            let wanted = fold(width, &given(now, k, &x), &given(&train, k, &r));
+            let wanted = fold_beside(width, &given(now, k, &x), &given(&train, k, &r));
             assert_eq!(got.count, wanted.count, "{k}");
             close(&got.gram.as_ref().unwrap().to_f64(), &wanted.gram.as_ref().unwrap().to_f64(), "gram");
             close(got.drift.as_ref().unwrap().as_f64(), wanted.drift.as_ref().unwrap().as_f64(), "drift");

@@ -163,29 +163,10 @@ pub(crate) fn describe(code: &CodeForm) -> String {
 
 #[cfg(test)]
 mod tests {
-    use brevity_kernels::gram::{Cross, Gram};
-    use brevity_kernels::matmul::Rows;
-    use brevity_kernels::ops::Compute;
     use brevity_model::Rule;
 
     use super::*;
-
-    fn fold(samples: usize, n: usize, x: &[f32], r: &[f32]) -> Fold {
-        let (mut gram, mut drift) = (Gram::new(n), Cross::new(n));
-        gram.add(samples, Rows::F32(x), Compute::F32);
-        let gone: Vec<f32> = r.iter().zip(x).map(|(r, x)| r - x).collect();
-        drift.add(samples, Rows::F32(&gone), Rows::F32(x), Compute::F32);
-        let sums = |x: &[f32]| (0..n).map(|j| x.iter().skip(j).step_by(n).map(|&x| f64::from(x)).sum()).collect();
-        Fold {
-            count: samples as u64,
-            sum_sq: gram.diagonal(),
-            gram: Some(gram),
-            drift: Some(drift),
-            sum: sums(x),
-            reference_sum: sums(r),
-            ..Fold::default()
-        }
-    }
+    use crate::testing::fold_beside;
 
     fn leaf(shape: [usize; 2], values: &[f32]) -> Weight {
         Weight::float(shape, Floats::F32(values.to_vec()))
@@ -195,7 +176,7 @@ mod tests {
     fn the_left_factor_sees_what_the_rewritten_right_one_gives() {
         // Two samples of two inputs; the permutation swaps them, then `B` of one row is halved on the way.
         let (x, r) = ([1.0, 2.0, 3.0, -1.0], [1.5, 2.0, 3.0, 1.0]);
-        let seen = Seen { fit: fold(2, 2, &x, &r), held_out: fold(1, 2, &x[..2], &r[..2]), ..Seen::default() };
+        let seen = Seen { fit: fold_beside(2, &x, &r), held_out: fold_beside(2, &x[..2], &r[..2]), ..Seen::default() };
         let swap = Expr::Leaf(Leaf { shape: [2, 2], code: Code::Rule(Rule::Permutation(vec![1, 0])), mask: None });
         let b = Weight::product(leaf([1, 2], &[2.0, 4.0]), swap);
         let mut weight = Weight::sum(Weight::product(leaf([3, 1], &[1.0, 2.0, 3.0]), b), leaf([3, 2], &[0.0; 6]));
@@ -215,7 +196,7 @@ mod tests {
         let paths: Vec<&str> = met.iter().map(|met| &*met.0).collect();
         assert_eq!(paths, ["0.1.0", "0.0", "1"], "right before left; rules are passed through");
         // Behind the swap: (2, 1) and (-1, 3) with references (2, 1.5) and (1, 3).
-        let swapped = fold(2, 2, &[2.0, 1.0, -1.0, 3.0], &[2.0, 1.5, 1.0, 3.0]);
+        let swapped = fold_beside(2, &[2.0, 1.0, -1.0, 3.0], &[2.0, 1.5, 1.0, 3.0]);
         assert_eq!(met[0].1, swapped.gram.unwrap().to_f64());
         assert_eq!(met[0].2, swapped.drift.unwrap().as_f64());
         // x' = (1, 2) x: 4 and 5. r' = (2, 4) r: 10 and 14.

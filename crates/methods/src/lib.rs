@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod compensation;
 mod cores;
 mod cut;
 mod error;

@@ -7,25 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::inputs::{Auto, sample};
 use crate::seen::{Fold, Seen};
-use crate::settings::Setting;
-
-pub(crate) const COMPENSATE: Setting = Setting {
-    name: "compensate",
-    about: "how what is left makes up for what goes: `none`, `mean` (the bias of the last matrix takes over the mean of \
-            what it gave) or `least_squares` (the last matrix is fitted anew)",
-    default: "least_squares",
-};
-pub(crate) const RIDGE: Setting = Setting {
-    name: "ridge",
-    about: "what is added to the mean square of each input for least squares, as a multiple of their mean, at least 0; or \
-            `auto` to choose it on samples that were kept apart",
-    default: "auto",
-};
-pub(crate) const CENTRE: Setting = Setting {
-    name: "centre",
-    about: "whether least squares fit a bias as well; where the matrix has none this makes one, which few formats hold",
-    default: "where there is a bias",
-};
 
 /// How what is left makes up for what goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

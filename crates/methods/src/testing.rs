@@ -1,9 +1,9 @@
 //! Weights and inputs for tests.
 
-use brevity_kernels::gram::Gram;
+use brevity_kernels::gram::{Cross, Gram};
 use brevity_kernels::matmul::Rows;
 use brevity_kernels::ops::Compute;
-use brevity_model::{Dtype, Floats, Linear, Weight};
+use brevity_model::{Attention, Dtype, Floats, Heads, Linear, Reach, Rope, Weight};
 
 use crate::seen::{Fold, Seen};
 
@@ -28,6 +28,50 @@ pub(crate) fn fold(n: usize, x: &[f32]) -> Fold {
     let mut gram = Gram::new(n);
     gram.add(x.len() / n, Rows::F32(x), Compute::F32);
     Fold { count: (x.len() / n) as u64, gram: Some(gram), ..Fold::default() }
+}
+
+/// The same with the sums of the inputs.
+pub(crate) fn fold_with_sums(n: usize, x: &[f32]) -> Fold {
+    Fold { sum: sums(n, x), ..fold(n, x) }
+}
+
+/// What is seen of the rows `x` of `n` inputs, beside what the original model has there.
+pub(crate) fn fold_beside(n: usize, x: &[f32], r: &[f32]) -> Fold {
+    let samples = x.len() / n;
+    let gone: Vec<f32> = r.iter().zip(x).map(|(r, x)| r - x).collect();
+    let mut drift = Cross::new(n);
+    drift.add(samples, Rows::F32(&gone), Rows::F32(x), Compute::F32);
+    let own = fold_with_sums(n, x);
+    let sum_sq = own.gram.as_ref().expect("it was summed up").diagonal();
+    Fold { sum_sq, drift: Some(drift), reference_sum: sums(n, r), ..own }
+}
+
+fn sums(n: usize, x: &[f32]) -> Vec<f64> {
+    (0..n).map(|j| x.iter().skip(j).step_by(n).map(|&x| f64::from(x)).sum()).collect()
+}
+
+/// Attention without norms or biases, whose query heads of `dim` read these key heads.
+pub(crate) fn attention(
+    kv_of: Vec<u16>,
+    dim: usize,
+    hidden: usize,
+    rope: Option<Rope>,
+    seed: u64,
+) -> Attention<Weight> {
+    let (count, kv) = (kv_of.len(), kv_of.iter().map(|&kv| usize::from(kv) + 1).max().unwrap_or(0));
+    let scale = (dim as f32).powf(-0.5);
+    Attention {
+        before: None,
+        q: layer([count * dim, hidden], seed),
+        k: layer([kv * dim, hidden], seed + 1),
+        v: layer([kv * dim, hidden], seed + 2),
+        o: layer([hidden, count * dim], seed + 3),
+        q_norm: None,
+        k_norm: None,
+        after: None,
+        sum: None,
+        heads: Heads { kv_of, qk_dim: dim, v_dim: dim, scale, rope, reach: Reach::Causal, softcap: None },
+    }
 }
 
 /// Inputs that have much in common and differ in size.

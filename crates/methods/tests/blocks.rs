@@ -151,6 +151,10 @@ fn forms(block: &Block<Weight>) -> Block<Form> {
     }
 }
 
+fn sizes(block: &Block<Weight>) -> Sizes {
+    Sizes::of(block, |weight| Form::of(weight).parameters())
+}
+
 /// The method, behind its survey of four such blocks.
 fn ready(entry: &Entry, settings: Value) -> Box<dyn BlockMethod> {
     let Parse::Block(parse) = entry.parse else { unreachable!("only methods for sublayers are asked here") };
@@ -162,7 +166,7 @@ fn ready(entry: &Entry, settings: Value) -> Box<dyn BlockMethod> {
         let influence = [0.2, 0.05, 0.1, 0.3][n as usize];
         let loss = survey.losses().contains(&true).then_some([influence; 3]);
         let influence = Influence { block: influence, attn: influence / 2.0, mlp: influence / 3.0, loss };
-        survey.look(Place::Block(n), &parts, Sizes::of(&forms(&block(None, false, false))), influence);
+        survey.look(Place::Block(n), &parts, sizes(&block(None, false, false)), influence);
     }
     survey.finish().unwrap()
 }
@@ -172,7 +176,7 @@ type Said = (Vec<String>, Vec<(String, f64)>);
 
 /// All notes and figures of the method on both sublayers of block `n`.
 fn rewrite(method: &dyn BlockMethod, n: u32, block: &mut Block<Weight>) -> Result<Said, Error> {
-    let (seen, sizes) = (seen(), Sizes::of(&forms(block)));
+    let (seen, sizes) = (seen(), sizes(block));
     let (mut notes, mut figures) = (Vec::new(), Vec::new());
     for part in [Sublayer::Attn, Sublayer::Mlp] {
         let mut cx = BlockCx::new(Place::Block(n), sizes, 0, &seen);
@@ -185,7 +189,7 @@ fn rewrite(method: &dyn BlockMethod, n: u32, block: &mut Block<Weight>) -> Resul
 
 fn predict(method: &dyn BlockMethod, n: u32, block: &Block<Weight>) -> Block<Form> {
     let mut forms = forms(block);
-    let sizes = Sizes::of(&forms);
+    let sizes = Sizes::of(&forms, Form::parameters);
     for part in [Sublayer::Attn, Sublayer::Mlp] {
         method.predict(Place::Block(n), sizes, part_of(&mut forms, part)).unwrap();
     }
@@ -337,7 +341,7 @@ fn before_the_survey_nothing_is_rewritten_or_predicted() {
         let mut block = block(None, false, false);
         assert!(matches!(rewrite(method, 0, &mut block), Err(Error::NeedsSurvey { .. })), "{name}");
         let mut forms = forms(&block);
-        let sizes = Sizes::of(&forms);
+        let sizes = Sizes::of(&forms, Form::parameters);
         let error = method.predict(Place::Block(0), sizes, Part::Attn(&mut forms.attn));
         assert!(matches!(error, Err(Error::NeedsSurvey { .. })), "{name}");
     }

@@ -68,7 +68,7 @@ fn parts(
     steps: &mut Vec<StepForms>,
 ) -> Result<u64, Error> {
     let Stage::Block(block) = stage else { return Ok(0) };
-    let sizes = Sizes::of(block);
+    let sizes = Sizes::of(block, Form::parameters);
     let mut cost = 0;
     for part in [Sublayer::Attn, Sublayer::Mlp] {
         for step in work.of_part(n, part, methods) {

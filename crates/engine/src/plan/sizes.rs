@@ -96,7 +96,7 @@ fn share(
             let Some(tensor) = numbers.map_or_else(|| Some(tensor.clone()), renamed) else { return false };
             let module = tensor.strip_suffix(".weight").unwrap_or(&tensor);
             let mut site = sites[*at].0.clone();
-            site.place = numbers.and_then(|numbers| numbers.place(site.place)).unwrap_or(site.place);
+            site.place = Renumber::moved(numbers, site.place);
             let site = site.tensor(Slot::Weight);
             [module, &site].iter().any(|owner| {
                 spec.name.strip_prefix(*owner).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use brevity_formats::{Checkpoint, Open};
+use brevity_formats::{Checkpoint, Open, Renumber};
 use brevity_model::{CodeForm, Dtype, Expr, Form, Model, Role, Site, Source, Stage, View, Weight};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,7 @@ pub(super) fn meant(plan: &Plan, model: &Model<Source>, n: usize, stage: &mut St
             let dtypes = float_dtypes(&sources[at].weight.form);
             let rounded = dtypes.map(|dtype| (dtype, digest::of_rows(&layer.weight, &rows, dtype)));
             // As the output has it, where blocks have moved up.
-            let place = plan.numbers.as_ref().and_then(|numbers| numbers.place(site.place)).unwrap_or(site.place);
+            let place = Renumber::moved(plan.numbers.as_ref(), site.place);
             Meant { site: Site::new(place, site.role.clone()), exact, rounded }
         })
         .collect()

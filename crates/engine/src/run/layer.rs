@@ -33,10 +33,14 @@ impl Job<'_, '_> {
     /// memory. So layers are dealt out to threads of their own, which only then ask the pool for help; the pool
     /// itself would begin another layer while it waits for a part of one.
     pub fn rewrite(&self, n: usize, stage: &mut Stage<Weight>) -> Result<Vec<SiteReport>, Error> {
-        let mut done = Vec::new();
-        if let Stage::Block(block) = stage {
-            done = Parts::of(n, block, self).unseen(block, self)?;
-        }
+        let parts = match stage {
+            Stage::Block(block) => {
+                let parts = Parts::of(n, block, self);
+                let done = parts.unseen(block, self)?;
+                Some((parts, done))
+            }
+            _ => None,
+        };
         let layers = stage.linears_mut().into_iter().map(|(role, layer)| {
             let (at, site, steps) = self.plan.work.at(n, &role);
             (at, site, self.linear(steps), layer)
@@ -70,8 +74,7 @@ impl Job<'_, '_> {
         // Of several errors the one of the first layer is told, whichever came first.
         rows.sort_by_key(|(at, _)| *at);
         let mut rows = rows.into_iter().map(|(_, row)| row).collect::<Result<Vec<_>, Error>>()?;
-        if let Stage::Block(block) = stage {
-            let parts = Parts::of(n, block, self);
+        if let Some((parts, done)) = parts {
             parts.report(stage, done, &mut rows, self);
         }
         Ok(rows)

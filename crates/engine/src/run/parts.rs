@@ -28,12 +28,8 @@ pub(super) struct Done {
 
 impl Parts {
     pub fn of(n: usize, block: &Block<Weight>, job: &Job<'_, '_>) -> Self {
-        let forms =
-            Stage::Block(block.clone()).try_map(|_, _, weight| Ok::<_, std::convert::Infallible>(Form::of(weight)));
-        let Stage::Block(forms) = forms.unwrap_or_else(|never| match never {}) else {
-            unreachable!("a block stays one")
-        };
-        Parts { n, place: job.plan.stages[n].place, sizes: Sizes::of(&forms) }
+        let sizes = Sizes::of(block, |weight| Form::of(weight).parameters());
+        Parts { n, place: job.plan.stages[n].place, sizes }
     }
 
     /// The steps for a sublayer that look at activations, or do not.

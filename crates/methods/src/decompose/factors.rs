@@ -4,7 +4,7 @@ use brevity_model::{Code, Floats, Form, Linear, Site, Weight};
 
 use super::directions::Metric;
 use super::ranks::Ranks;
-use crate::cut::float_dtype;
+use crate::cut::{float_dtype, masked};
 use crate::error::{Error, Result};
 use crate::leaves::check_finite;
 use crate::method::Cx;
@@ -36,10 +36,7 @@ pub(crate) fn rewrite<'a>(
         return Ok(None);
     };
     let w = finite(cx.site, &layer.weight)?;
-    let removed: usize = (layer.weight.leaves().iter())
-        .filter_map(|(_, leaf)| leaf.mask.as_ref())
-        .map(|mask| mask.shape()[0] * mask.shape()[1] - mask.kept())
-        .sum();
+    let removed = masked(layer);
     if removed > 0 {
         cx.notes.push(format!("the mask over {removed} removed entries is lost"));
     }

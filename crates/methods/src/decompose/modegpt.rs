@@ -4,15 +4,18 @@ mod key;
 mod value;
 
 use brevity_kernels::gram::Gram;
+use brevity_kernels::linalg::matmul_f64;
+use brevity_kernels::matmul::Dims;
 use brevity_model::{Attention, Form, Place, Role, Site, Sublayer, Tap, Weight};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::block::{BlockCx, BlockMethod, BlockSurvey, Part, Sizes};
+use crate::compensation::{CENTRE, Compensation, CompensationSettings, RIDGE, refit_bytes};
 use crate::cut::{float_dtype, masked};
 use crate::error::{Error, Result};
-use crate::prune::channels::{Channels, Score, refit_bytes};
-use crate::refit::{CENTRE, Compensate, RIDGE, Refit, Ridge};
+use crate::prune::channels::{Channels, Score};
+use crate::refit::Ridge;
 use crate::seen::{Needs, Seen};
 use crate::settings::{Setting, read, value_error};
 use crate::shares::{ALLOCATION, MOST, SPARSITY, ShareSettings, Shares, Spread, TEMPERATURE};
@@ -109,15 +112,13 @@ impl Modegpt {
             most: s.most,
         };
         let shares = Shares::parse(NAME, SETTINGS, shares, Spread::Influence)?;
-        if let Some(ridge) = s.ridge.filter(|ridge| !ridge.is_sound()) {
-            return Err(value_error(NAME, SETTINGS, "ridge", &json!(ridge)));
-        }
+        let compensation = CompensationSettings { compensate: None, ridge: s.ridge, centre: s.centre };
+        let compensation = Compensation::parse(NAME, SETTINGS, compensation)?;
         let multiple = match s.multiple {
             Some(0) => return Err(value_error(NAME, SETTINGS, "multiple", &0.into())),
             multiple => multiple.unwrap_or(8),
         };
-        let refit = Refit { how: Compensate::LeastSquares, ridge: s.ridge.unwrap_or_default(), centre: false };
-        let channels = Channels { shares, score: Score::Leverage, refit, centre: s.centre, multiple, method: NAME };
+        let channels = Channels { shares, score: Score::Leverage, compensation, multiple, method: NAME };
         let flag = |flag: Option<bool>| flag.unwrap_or(true);
         Ok(Modegpt { channels, query_key: flag(s.query_key), value_output: flag(s.value_output), refit: flag(s.refit) })
     }
@@ -141,7 +142,7 @@ impl Modegpt {
             }
         }
         if self.value_output {
-            let refit = self.refit.then_some(self.channels.refit.ridge);
+            let refit = self.refit.then_some(self.channels.compensation.ridge());
             value::shrink(attn, share, &inputs, refit, cx)?;
         }
         Ok(())
@@ -174,9 +175,9 @@ impl Inputs {
     /// `E[y yᵀ]` of `y = W x + b` for the rows `[rows, n]` of `w`.
     fn outputs(&self, w: &[f64], bias: Option<&[f64]>) -> Vec<f64> {
         let rows = w.len() / self.n.max(1);
-        let dims = brevity_kernels::matmul::Dims { m: rows, k: self.n, n: self.n };
-        let through = brevity_kernels::linalg::matmul_f64(dims, w, &self.moments);
-        let mut y = crate::prune::channels::times_transposed(&through, w, [rows, self.n, rows]);
+        let dims = Dims { m: rows, k: self.n, n: self.n };
+        let through = matmul_f64(dims, w, &self.moments);
+        let mut y = times_transposed(&through, w, [rows, self.n, rows]);
         if let Some(bias) = bias {
             let mean: Vec<f64> =
                 w.chunks(self.n.max(1)).map(|row| row.iter().zip(&self.mean).map(|(w, m)| w * m).sum()).collect();
@@ -188,6 +189,17 @@ impl Inputs {
         }
         y
     }
+}
+
+/// `a bᵀ` in double precision, `a` `[m, k]`, `b` `[n, k]`.
+fn times_transposed(a: &[f64], b: &[f64], [m, k, n]: [usize; 3]) -> Vec<f64> {
+    let mut turned = vec![0.0; k * n];
+    for i in 0..n {
+        for j in 0..k {
+            turned[j * n + i] = b[i * k + j];
+        }
+    }
+    matmul_f64(Dims { m, k, n }, a, &turned)
 }
 
 impl BlockMethod for Modegpt {
@@ -239,17 +251,17 @@ impl BlockMethod for Modegpt {
 
     fn settings(&self) -> Value {
         let mut settings = json!({
-            "ridge": self.channels.refit.ridge,
             "multiple": self.channels.multiple,
             "query_key": self.query_key,
             "value_output": self.value_output,
             "refit": self.refit,
         });
         self.channels.shares.write(&mut settings);
-        settings.as_object_mut().expect("settings are a map").remove("of");
-        if let Some(centre) = self.channels.centre {
-            settings["centre"] = json!(centre);
-        }
+        self.channels.compensation.write(&mut settings);
+        // These are what they are.
+        let map = settings.as_object_mut().expect("settings are a map");
+        map.remove("of");
+        map.remove("compensate");
         settings
     }
 

@@ -1,14 +1,14 @@
 //! `prune.channels`: takes whole channels out of MLPs.
 
-use brevity_kernels::linalg::matmul_f64;
-use brevity_model::{Form, Linear, Mlp, Place, Role, Site, Sublayer, Tap, Weight};
+use brevity_model::{Form, Mlp, Place, Role, Site, Sublayer, Tap, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::block::{BlockCx, BlockMethod, BlockSurvey, Part, Sizes};
-use crate::cut::{Way, cut, cut_form, cut_output_forms, cut_outputs, doubles, float_dtype, masked, matrix};
+use crate::compensation::{CENTRE, COMPENSATE, Compensation, CompensationSettings, RIDGE, put, put_form, refit_bytes};
+use crate::cut::{cut_output_forms, cut_outputs, doubles, masked};
 use crate::error::{Error, Result};
-use crate::refit::{CENTRE, COMPENSATE, Compensate, Fitted, RIDGE, Refit, Ridge, few, leverage};
+use crate::refit::{Compensate, few, leverage};
 use crate::seen::{Needs, Seen};
 use crate::settings::{Setting, read, value_error};
 use crate::shares::{ALLOCATION, MOST, OF, SPARSITY, ShareSettings, Shares, Spread, TEMPERATURE, highest, kept};
@@ -84,9 +84,7 @@ pub(crate) const LEVERAGE_RIDGE: f64 = 1e-2;
 pub struct Channels {
     pub(crate) shares: Shares,
     pub(crate) score: Score,
-    pub(crate) refit: Refit,
-    /// As it is written; by default a bias is fitted where there is one.
-    pub(crate) centre: Option<bool>,
+    pub(crate) compensation: Compensation,
     pub(crate) multiple: usize,
     pub(crate) method: &'static str,
 }
@@ -97,9 +95,8 @@ struct Settings {
     #[serde(flatten)]
     shares: ShareSettings,
     score: Option<Score>,
-    compensate: Option<Compensate>,
-    ridge: Option<Ridge>,
-    centre: Option<bool>,
+    #[serde(flatten)]
+    compensation: CompensationSettings,
     multiple: Option<usize>,
 }
 
@@ -107,32 +104,12 @@ impl Channels {
     fn parse(settings: Value) -> Result<Self> {
         let s: Settings = read(NAME, SETTINGS, settings)?;
         let shares = Shares::parse(NAME, SETTINGS, s.shares, Spread::Uniform)?;
-        if let Some(ridge) = s.ridge.filter(|ridge| !ridge.is_sound()) {
-            return Err(value_error(NAME, SETTINGS, "ridge", &json!(ridge)));
-        }
-        let how = s.compensate.unwrap_or_default();
-        match (how, s.ridge, s.centre) {
-            (Compensate::None | Compensate::Mean, Some(_), _) | (Compensate::None | Compensate::Mean, _, Some(_)) => {
-                let wants = "`compensate: least_squares` with `ridge` or `centre`";
-                return Err(Error::Settings { method: NAME, wants });
-            }
-            _ => {}
-        }
+        let compensation = Compensation::parse(NAME, SETTINGS, s.compensation)?;
         let multiple = match s.multiple {
             Some(0) => return Err(value_error(NAME, SETTINGS, "multiple", &0.into())),
             multiple => multiple.unwrap_or(8),
         };
-        let refit = Refit { how, ridge: s.ridge.unwrap_or_default(), centre: false };
-        Ok(Channels { shares, score: s.score.unwrap_or_default(), refit, centre: s.centre, multiple, method: NAME })
-    }
-
-    /// Whether a bias is fitted beside a matrix with or without one.
-    fn centre(&self, has_bias: bool) -> bool {
-        match self.refit.how {
-            Compensate::None => false,
-            Compensate::Mean => true,
-            Compensate::LeastSquares => self.centre.unwrap_or(has_bias),
-        }
+        Ok(Channels { shares, score: s.score.unwrap_or_default(), compensation, multiple, method: NAME })
     }
 
     fn count(&self, place: Place, sizes: Sizes, channels: usize) -> Result<usize> {
@@ -160,7 +137,7 @@ impl Channels {
                 cut_outputs(self.method, &cx.site(role), layer, &stay)?;
             }
         }
-        let refit = Refit { centre: self.centre(mlp.down.bias.is_some()), ..self.refit };
+        let refit = self.compensation.refit(mlp.down.bias.is_some());
         cx.notes.extend(few(seen, channels));
         let fitted = refit.keep_inputs(&w, seen, &stay);
         drop(w);
@@ -219,77 +196,9 @@ impl Channels {
                 cut_output_forms(self.method, &Site::new(place, role), layer, count)?;
             }
         }
-        let centre = self.centre(mlp.down.bias.is_some());
-        put_form(self.method, &Site::new(place, Role::Down), &mut mlp.down, count, self.refit.how, centre)
+        let centre = self.compensation.centre(mlp.down.bias.is_some());
+        put_form(self.method, &Site::new(place, Role::Down), &mut mlp.down, count, self.compensation.how, centre)
     }
-}
-
-/// Puts a fitted matrix, or the columns that stay, in the place of a layer, and says what it cost.
-pub(crate) fn put(
-    method: &'static str,
-    site: &Site,
-    layer: &mut Linear<Weight>,
-    stay: &[usize],
-    fitted: Option<Fitted>,
-    refit: Refit,
-    cx: &mut BlockCx<'_>,
-) -> Result<()> {
-    let rows = layer.weight.shape()[0];
-    let dtype = float_dtype(method, site, &Form::of(&layer.weight))?;
-    let shift = fitted.as_ref().and_then(|fitted| fitted.shift.clone());
-    layer.weight = match (&fitted, refit.how) {
-        (Some(fitted), Compensate::LeastSquares) => matrix([rows, stay.len()], &fitted.weight, dtype),
-        (None, Compensate::LeastSquares) => {
-            let some = cut(method, site, &layer.weight, Way::Columns, stay)?;
-            matrix([rows, stay.len()], &doubles(site, &some)?, dtype)
-        }
-        _ => cut(method, site, &layer.weight, Way::Columns, stay)?,
-    };
-    if refit.centre {
-        let mut bias = match &layer.bias {
-            Some(bias) => doubles(site, bias)?,
-            None => vec![0.0; rows],
-        };
-        bias.iter_mut().zip(shift.iter().flatten()).for_each(|(bias, shift)| *bias += shift);
-        let dtype = match &layer.bias {
-            Some(bias) => float_dtype(method, site, &Form::of(bias))?,
-            None => dtype,
-        };
-        layer.bias = Some(matrix([1, rows], &bias, dtype));
-    }
-    if let Some(fitted) = fitted {
-        cx.figures.push(("output_error".into(), fitted.error));
-        if refit.how != Compensate::None {
-            cx.figures.push(("plain_error".into(), fitted.plain_error));
-        }
-        cx.figures.extend(fitted.ridge.map(|ridge| ("ridge".into(), ridge)));
-    }
-    Ok(())
-}
-
-/// What [`put`] leaves of a form.
-pub(crate) fn put_form(
-    method: &'static str,
-    site: &Site,
-    layer: &mut Linear<Form>,
-    count: usize,
-    how: Compensate,
-    centre: bool,
-) -> Result<()> {
-    let rows = layer.weight.shape()[0];
-    let dtype = float_dtype(method, site, &layer.weight)?;
-    layer.weight = match how {
-        Compensate::LeastSquares => Form::float([rows, count], dtype),
-        _ => cut_form(method, site, &layer.weight, Way::Columns, count)?,
-    };
-    if centre {
-        let dtype = match &layer.bias {
-            Some(bias) => float_dtype(method, site, bias)?,
-            None => dtype,
-        };
-        layer.bias = Some(Form::float([1, rows], dtype));
-    }
-    Ok(())
 }
 
 impl BlockMethod for Channels {
@@ -298,12 +207,12 @@ impl BlockMethod for Channels {
     }
 
     fn needs(&self, tap: Tap) -> Needs {
-        let looks = self.score != Score::Magnitude || self.refit.how != Compensate::None;
+        let looks = self.score != Score::Magnitude || self.compensation.how != Compensate::None;
         match tap {
             Tap::MlpMid if looks => Needs {
                 gram: true,
                 moments: true,
-                held_out: self.refit.how == Compensate::LeastSquares,
+                held_out: self.compensation.how == Compensate::LeastSquares,
                 ..Needs::default()
             },
             _ => Needs::default(),
@@ -330,14 +239,9 @@ impl BlockMethod for Channels {
     }
 
     fn settings(&self) -> Value {
-        let mut settings = json!({ "score": self.score, "compensate": self.refit.how, "multiple": self.multiple });
+        let mut settings = json!({ "score": self.score, "multiple": self.multiple });
         self.shares.write(&mut settings);
-        if self.refit.how == Compensate::LeastSquares {
-            settings["ridge"] = json!(self.refit.ridge);
-            if let Some(centre) = self.centre {
-                settings["centre"] = json!(centre);
-            }
-        }
+        self.compensation.write(&mut settings);
         settings
     }
 
@@ -346,24 +250,6 @@ impl BlockMethod for Channels {
         let [hidden, channels] = mlp.down.weight.shape();
         refit_bytes(hidden, channels)
     }
-}
-
-/// Memory that scoring and fitting a matrix `[rows, n]` takes at most: second moments twice, parts of them and their
-/// factor, the matrix in double precision three times.
-pub(crate) fn refit_bytes(rows: usize, n: usize) -> u64 {
-    let (rows, n) = (rows as u64, n as u64);
-    8 * (5 * n * n + 4 * rows * n) + 4 * rows * n
-}
-
-/// `a bᵀ` in double precision, `a` `[m, k]`, `b` `[n, k]`.
-pub(crate) fn times_transposed(a: &[f64], b: &[f64], [m, k, n]: [usize; 3]) -> Vec<f64> {
-    let mut turned = vec![0.0; k * n];
-    for i in 0..n {
-        for j in 0..k {
-            turned[j * n + i] = b[i * k + j];
-        }
-    }
-    matmul_f64(brevity_kernels::matmul::Dims { m, k, n }, a, &turned)
 }
 
 #[cfg(test)]

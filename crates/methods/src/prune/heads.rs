@@ -4,13 +4,13 @@ use brevity_model::{Attention, Form, Norm, Place, Role, Site, Sublayer, Tap, Wei
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::channels::{put, put_form, refit_bytes};
 use crate::block::{BlockCx, BlockMethod, BlockSurvey, Part, Sizes};
+use crate::compensation::{CENTRE, COMPENSATE, Compensation, CompensationSettings, RIDGE, put, put_form, refit_bytes};
 use crate::cut::{Way, cut, cut_form, cut_output_forms, cut_outputs, doubles, masked, matrix};
 use crate::error::{Error, Result};
-use crate::refit::{CENTRE, COMPENSATE, Compensate, RIDGE, Refit, Ridge, few};
+use crate::refit::{Compensate, few};
 use crate::seen::{Needs, Seen};
-use crate::settings::{Setting, read, value_error};
+use crate::settings::{Setting, read};
 use crate::shares::{ALLOCATION, MOST, OF, SPARSITY, ShareSettings, Shares, Spread, TEMPERATURE, highest, kept};
 use crate::{Entry, Kind, Parse};
 
@@ -75,8 +75,7 @@ enum Unit {
 pub struct Heads {
     shares: Shares,
     unit: Unit,
-    refit: Refit,
-    centre: Option<bool>,
+    compensation: Compensation,
 }
 
 #[derive(Default, Deserialize)]
@@ -85,33 +84,16 @@ struct Settings {
     #[serde(flatten)]
     shares: ShareSettings,
     unit: Option<Unit>,
-    compensate: Option<Compensate>,
-    ridge: Option<Ridge>,
-    centre: Option<bool>,
+    #[serde(flatten)]
+    compensation: CompensationSettings,
 }
 
 impl Heads {
     fn parse(settings: Value) -> Result<Self> {
         let s: Settings = read(NAME, SETTINGS, settings)?;
         let shares = Shares::parse(NAME, SETTINGS, s.shares, Spread::Uniform)?;
-        if let Some(ridge) = s.ridge.filter(|ridge| !ridge.is_sound()) {
-            return Err(value_error(NAME, SETTINGS, "ridge", &json!(ridge)));
-        }
-        let how = s.compensate.unwrap_or_default();
-        if how != Compensate::LeastSquares && (s.ridge.is_some() || s.centre.is_some()) {
-            let wants = "`compensate: least_squares` with `ridge` or `centre`";
-            return Err(Error::Settings { method: NAME, wants });
-        }
-        let refit = Refit { how, ridge: s.ridge.unwrap_or_default(), centre: false };
-        Ok(Heads { shares, unit: s.unit.unwrap_or_default(), refit, centre: s.centre })
-    }
-
-    fn centre(&self, has_bias: bool) -> bool {
-        match self.refit.how {
-            Compensate::None => false,
-            Compensate::Mean => true,
-            Compensate::LeastSquares => self.centre.unwrap_or(has_bias),
-        }
+        let compensation = Compensation::parse(NAME, SETTINGS, s.compensation)?;
+        Ok(Heads { shares, unit: s.unit.unwrap_or_default(), compensation })
     }
 
     /// Query heads that stay, in order, for heads with these scores.
@@ -209,7 +191,7 @@ impl Heads {
             }
         }
         let columns = kept.rows(&kept.queries, v_dim);
-        let refit = Refit { centre: self.centre(attn.o.bias.is_some()), ..self.refit };
+        let refit = self.compensation.refit(attn.o.bias.is_some());
         cx.notes.extend(few(seen, n));
         let fitted = refit.keep_inputs(&w, seen, &columns);
         put(NAME, &site, &mut attn.o, &columns, fitted, refit, cx)?;
@@ -304,7 +286,7 @@ impl BlockMethod for Heads {
             Tap::AttnMix => Needs {
                 gram: true,
                 moments: true,
-                held_out: self.refit.how == Compensate::LeastSquares,
+                held_out: self.compensation.how == Compensate::LeastSquares,
                 ..Needs::default()
             },
             Tap::AttnIn => Needs { gram: true, ..Needs::default() },
@@ -334,19 +316,19 @@ impl BlockMethod for Heads {
         cut_output_forms(NAME, &site(Role::Q), &mut attn.q, queries * heads.qk_dim)?;
         cut_output_forms(NAME, &site(Role::K), &mut attn.k, keys * heads.qk_dim)?;
         cut_output_forms(NAME, &site(Role::V), &mut attn.v, keys * heads.v_dim)?;
-        for (norm, width, whole) in [
-            (&mut attn.q_norm, queries * heads.qk_dim, count * heads.qk_dim),
-            (&mut attn.k_norm, keys * heads.qk_dim, heads.kv() * heads.qk_dim),
+        for (norm, role, width, whole) in [
+            (&mut attn.q_norm, Role::QNorm, queries * heads.qk_dim, count * heads.qk_dim),
+            (&mut attn.k_norm, Role::KNorm, keys * heads.qk_dim, heads.kv() * heads.qk_dim),
         ] {
             if let Some(norm) = norm.as_mut().filter(|norm| norm.gain.shape()[1] == whole && whole != heads.qk_dim) {
-                norm.gain = cut_form(NAME, &site(Role::QNorm), &norm.gain, Way::Columns, width)?;
+                norm.gain = cut_form(NAME, &site(role.clone()), &norm.gain, Way::Columns, width)?;
                 if let Some(bias) = &mut norm.bias {
-                    *bias = cut_form(NAME, &site(Role::QNorm), bias, Way::Columns, width)?;
+                    *bias = cut_form(NAME, &site(role), bias, Way::Columns, width)?;
                 }
             }
         }
-        let centre = self.centre(attn.o.bias.is_some());
-        put_form(NAME, &site(Role::O), &mut attn.o, queries * heads.v_dim, self.refit.how, centre)?;
+        let centre = self.compensation.centre(attn.o.bias.is_some());
+        put_form(NAME, &site(Role::O), &mut attn.o, queries * heads.v_dim, self.compensation.how, centre)?;
         attn.heads = kept.heads(&heads);
         Ok(())
     }
@@ -357,14 +339,9 @@ impl BlockMethod for Heads {
     }
 
     fn settings(&self) -> Value {
-        let mut settings = json!({ "unit": self.unit, "compensate": self.refit.how });
+        let mut settings = json!({ "unit": self.unit });
         self.shares.write(&mut settings);
-        if self.refit.how == Compensate::LeastSquares {
-            settings["ridge"] = json!(self.refit.ridge);
-            if let Some(centre) = self.centre {
-                settings["centre"] = json!(centre);
-            }
-        }
+        self.compensation.write(&mut settings);
         settings
     }
 

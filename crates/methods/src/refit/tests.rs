@@ -1,11 +1,8 @@
 use super::*;
-use crate::testing::{noise, related};
+use crate::testing::{fold_with_sums, noise, related};
 
 fn seen(n: usize, x: &[f32], held_out: &[f32]) -> Seen {
-    let fold = |x: &[f32]| {
-        let sum = (0..n).map(|j| x.iter().skip(j).step_by(n).map(|&x| f64::from(x)).sum()).collect();
-        Fold { sum, ..crate::testing::fold(n, x) }
-    };
+    let fold = |x: &[f32]| fold_with_sums(n, x);
     Seen {
         fit: fold(x),
         held_out: if held_out.is_empty() { Fold::default() } else { fold(held_out) },

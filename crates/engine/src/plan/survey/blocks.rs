@@ -3,7 +3,7 @@
 use brevity_formats::Checkpoint;
 use brevity_kernels::ops;
 use brevity_methods::{Influence, Method, Sizes};
-use brevity_model::{Block, Form, Place, Source, Stage, Sublayer, Tap};
+use brevity_model::{Block, Place, Source, Stage, Sublayer, Tap};
 use brevity_runtime::{Applied, Flow, Forward, Prepare, values};
 use candle_core::Tensor;
 
@@ -91,9 +91,8 @@ fn selected(work: &Work, n: usize, methods: &[Method], step: usize) -> Vec<Subla
 
 /// What the sublayers of a block hold.
 fn sizes(stage: &Stage<Source>) -> Option<Sizes> {
-    let forms = stage.try_map(|_, _, source| Ok::<Form, std::convert::Infallible>(source.form.clone()));
-    match forms.unwrap_or_else(|never| match never {}) {
-        Stage::Block(block) => Some(Sizes::of(&block)),
+    match stage {
+        Stage::Block(block) => Some(Sizes::of(block, |source| source.form.parameters())),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! Queries and keys: the dimensions that make the scores, in pairs where they are rotated.
 
-use brevity_kernels::linalg::{matmul_f64, svd_f64};
+use brevity_kernels::linalg::{eigen_f64, matmul_f64, svd_f64};
 use brevity_kernels::matmul::Dims;
 use brevity_model::{Attention, Form, Heads, Linear, Place, Role, RopeStyle, Site, Weight};
 
@@ -8,7 +8,6 @@ use super::{Inputs, NAME};
 use crate::block::BlockCx;
 use crate::cut::{cut_output_forms, cut_outputs, doubles, float_dtype, matrix};
 use crate::error::{Error, Result};
-use crate::prune::channels::times_transposed;
 use crate::shares::highest;
 
 /// How many pairs that are rotated, and how many dimensions that are not, stay of each head.
@@ -167,12 +166,13 @@ fn joint(q: &[f64], k: &[f64], dim: usize, width: usize) -> Result<[Vec<f64>; 3]
 
 /// The square root of a symmetric matrix and the inverse of that, without directions that are nothing.
 fn roots(a: &[f64], n: usize) -> Result<[Vec<f64>; 2], brevity_kernels::Error> {
-    let svd = svd_f64(a, [n, n])?;
-    let least = 1e-12 * svd.s.first().copied().unwrap_or(0.0);
+    let eigen = eigen_f64(a, n)?;
+    let least = 1e-12 * eigen.values.first().copied().unwrap_or(0.0);
     let of = |f: &dyn Fn(f64) -> f64| {
+        let scale = |s: f64| if s > least { f(s) } else { 0.0 };
         let scaled: Vec<f64> =
-            (0..n * n).map(|at| svd.u[at] * if svd.s[at % n] > least { f(svd.s[at % n]) } else { 0.0 }).collect();
-        times_transposed(&scaled, &svd.u, [n, n, n])
+            (0..n * n).map(|at| eigen.vectors[at % n * n + at / n] * scale(eigen.values[at % n])).collect();
+        matmul_f64(Dims { m: n, k: n, n }, &scaled, &eigen.vectors)
     };
     Ok([of(&f64::sqrt), of(&|s| 1.0 / s.sqrt())])
 }

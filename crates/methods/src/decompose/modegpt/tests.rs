@@ -1,10 +1,9 @@
 use std::collections::BTreeMap;
 
-use brevity_model::{Floats, Heads, Linear, Reach, Rope, RopeStyle};
+use brevity_model::{Floats, Heads, Rope, RopeStyle};
 
 use super::*;
-use crate::seen::Fold;
-use crate::testing::noise;
+use crate::testing::{fold_with_sums, noise};
 
 const HIDDEN: usize = 12;
 const DIM: usize = 8;
@@ -14,9 +13,6 @@ fn float(shape: [usize; 2], values: Vec<f32>) -> Weight {
 }
 
 fn attention(kv_of: Vec<u16>, style: Option<RopeStyle>, seed: u64) -> Attention<Weight> {
-    let (count, kv) = (kv_of.len(), kv_of.iter().map(|&kv| usize::from(kv) + 1).max().unwrap());
-    let linear =
-        |shape: [usize; 2], seed| Linear { weight: float(shape, noise(shape[0] * shape[1], seed)), bias: None };
     let rope = style.map(|style| Rope {
         inv_freq: (0..DIM / 2).map(|i| 0.6f32.powi(i as i32)).collect(),
         style,
@@ -24,31 +20,11 @@ fn attention(kv_of: Vec<u16>, style: Option<RopeStyle>, seed: u64) -> Attention<
         long: None,
         pairs: None,
     });
-    Attention {
-        before: None,
-        q: linear([count * DIM, HIDDEN], seed),
-        k: linear([kv * DIM, HIDDEN], seed + 1),
-        v: linear([kv * DIM, HIDDEN], seed + 2),
-        o: linear([HIDDEN, count * DIM], seed + 3),
-        q_norm: None,
-        k_norm: None,
-        after: None,
-        sum: None,
-        heads: Heads {
-            kv_of,
-            qk_dim: DIM,
-            v_dim: DIM,
-            scale: (DIM as f32).powf(-0.5),
-            rope,
-            reach: Reach::Causal,
-            softcap: None,
-        },
-    }
+    crate::testing::attention(kv_of, DIM, HIDDEN, rope, seed)
 }
 
 fn seen_of(n: usize, x: &[f32]) -> Seen {
-    let sum = (0..n).map(|j| x.iter().skip(j).step_by(n).map(|&x| f64::from(x)).sum()).collect();
-    Seen { fit: Fold { sum, ..crate::testing::fold(n, x) }, ..Seen::default() }
+    Seen { fit: fold_with_sums(n, x), ..Seen::default() }
 }
 
 fn inputs(rows: usize, seed: u64) -> Vec<f32> {

@@ -1,14 +1,13 @@
 //! Values and the output matrix: the directions of values that reach the output.
 
-use brevity_kernels::linalg::{matmul_f64, solver_f64, svd_f64};
+use brevity_kernels::linalg::{eigen_f64, matmul_f64, solver_f64};
 use brevity_kernels::matmul::Dims;
 use brevity_model::{Attention, Form, Place, Role, Site, Tap, Weight};
 
-use super::{Inputs, NAME};
+use super::{Inputs, NAME, times_transposed};
 use crate::block::BlockCx;
 use crate::cut::{doubles, float_dtype, matrix};
 use crate::error::{Error, Result};
-use crate::prune::channels::times_transposed;
 use crate::refit::Ridge;
 
 /// Dimensions of values that stay: even if they were, and at least one.
@@ -50,12 +49,13 @@ pub(super) fn shrink(
         let rows = group * dim..(group + 1) * dim;
         let w = &v[rows.start * n..rows.end * n];
         let b = bias.as_ref().map(|bias| &bias[rows.clone()]);
-        let svd = svd_f64(&inputs.outputs(w, b), [dim, dim]).map_err(fail)?;
-        let least = NOTHING * svd.s.first().copied().unwrap_or(0.0);
-        let root = |i: usize| if svd.s[i] > least { svd.s[i].sqrt() } else { 0.0 };
-        let back = |i: usize| if svd.s[i] > least { 1.0 / svd.s[i].sqrt() } else { 0.0 };
+        let seen = eigen_f64(&inputs.outputs(w, b), dim).map_err(fail)?;
+        let least = NOTHING * seen.values.first().copied().unwrap_or(0.0);
+        let root = |i: usize| if seen.values[i] > least { seen.values[i].sqrt() } else { 0.0 };
+        let back = |i: usize| if seen.values[i] > least { 1.0 / seen.values[i].sqrt() } else { 0.0 };
         // `V s`, `[dim, dim]`.
-        let scaled: Vec<f64> = (0..dim * dim).map(|at| svd.u[at] * root(at % dim)).collect();
+        let scaled: Vec<f64> =
+            (0..dim * dim).map(|at| seen.vectors[at % dim * dim + at / dim] * root(at % dim)).collect();
         let mut through = vec![0.0; dim * dim];
         let readers: Vec<usize> = (0..count).filter(|&head| usize::from(heads.kv_of[head]) == group).collect();
         let of_head = |head: usize| -> Vec<f64> {
@@ -67,16 +67,16 @@ pub(super) fn shrink(
             let square = matmul_f64(Dims { m: dim, k: hidden, n: dim }, &turned, &p);
             through.iter_mut().zip(square).for_each(|(sum, x)| *sum += x);
         }
-        let top = svd_f64(&through, [dim, dim]).map_err(fail)?;
-        kept += top.s[..stay].iter().sum::<f64>();
-        all += top.s.iter().sum::<f64>();
-        // `U`, its leading columns as rows, `[stay, dim]`.
-        let u: Vec<f64> = (0..stay * dim).map(|at| top.u[at % dim * dim + at / dim]).collect();
+        let top = eigen_f64(&through, dim).map_err(fail)?;
+        kept += top.values[..stay].iter().sum::<f64>();
+        all += top.values.iter().sum::<f64>();
+        // `Uᵀ`, its leading vectors as rows, `[stay, dim]`.
+        let u = &top.vectors[..stay * dim];
         // Values are multiplied with `Uᵀ s^-1 Vᵀ` `[stay, dim]`, the output with `V s U` `[dim, stay]`.
         let shrunk: Vec<f64> = (0..stay * dim).map(|at| u[at] * back(at % dim)).collect();
-        let take = times_transposed(&shrunk, &svd.u, [stay, dim, dim]);
+        let take = matmul_f64(Dims { m: stay, k: dim, n: dim }, &shrunk, &seen.vectors);
         let stretched: Vec<f64> = (0..stay * dim).map(|at| u[at] * root(at % dim)).collect();
-        let give = times_transposed(&stretched, &svd.u, [stay, dim, dim]);
+        let give = matmul_f64(Dims { m: stay, k: dim, n: dim }, &stretched, &seen.vectors);
         let new_rows = matmul_f64(Dims { m: stay, k: dim, n }, &take, w);
         new_v[group * stay * n..(group + 1) * stay * n].copy_from_slice(&new_rows);
         if let Some(b) = b {

@@ -1,10 +1,9 @@
 use std::collections::BTreeMap;
 
-use brevity_model::{Activation, Floats};
+use brevity_model::{Activation, Floats, Linear};
 
 use super::*;
-use crate::seen::Fold;
-use crate::testing::noise;
+use crate::testing::{fold_with_sums, noise};
 
 const HIDDEN: usize = 5;
 
@@ -54,8 +53,7 @@ fn output(mlp: &Mlp<Weight>, x: &[f32]) -> Vec<f32> {
 }
 
 fn seen(z: &[f32], channels: usize) -> BTreeMap<Tap, Seen> {
-    let sum = (0..channels).map(|j| z.iter().skip(j).step_by(channels).map(|&x| f64::from(x)).sum()).collect();
-    let fit = Fold { sum, ..crate::testing::fold(channels, z) };
+    let fit = fold_with_sums(channels, z);
     BTreeMap::from([(Tap::MlpMid, Seen { fit, ..Seen::default() })])
 }
 

@@ -1,47 +1,19 @@
 use std::collections::BTreeMap;
 
-use brevity_model::{Floats, Linear, Reach};
+use brevity_model::Floats;
 
 use super::*;
-use crate::seen::Fold;
-use crate::testing::noise;
+use crate::testing::{fold_with_sums, noise};
 
 const HIDDEN: usize = 6;
 const DIM: usize = 4;
 
 fn attention(kv_of: Vec<u16>, seed: u64) -> Attention<Weight> {
-    let (count, kv) = (kv_of.len(), kv_of.iter().map(|&kv| usize::from(kv) + 1).max().unwrap());
-    let linear = |shape: [usize; 2], seed| Linear {
-        weight: Weight::float(shape, Floats::F32(noise(shape[0] * shape[1], seed))),
-        bias: None,
-    };
-    Attention {
-        before: None,
-        q: linear([count * DIM, HIDDEN], seed),
-        k: linear([kv * DIM, HIDDEN], seed + 1),
-        v: linear([kv * DIM, HIDDEN], seed + 2),
-        o: linear([HIDDEN, count * DIM], seed + 3),
-        q_norm: None,
-        k_norm: None,
-        after: None,
-        sum: None,
-        heads: brevity_model::Heads {
-            kv_of,
-            qk_dim: DIM,
-            v_dim: DIM,
-            scale: 0.5,
-            rope: None,
-            reach: Reach::Causal,
-            softcap: None,
-        },
-    }
+    crate::testing::attention(kv_of, DIM, HIDDEN, None, seed)
 }
 
 fn seen(mixed: &[f32], width: usize) -> BTreeMap<Tap, Seen> {
-    let fold = |n: usize, x: &[f32]| {
-        let sum = (0..n).map(|j| x.iter().skip(j).step_by(n).map(|&x| f64::from(x)).sum()).collect();
-        Seen { fit: Fold { sum, ..crate::testing::fold(n, x) }, ..Seen::default() }
-    };
+    let fold = |n: usize, x: &[f32]| Seen { fit: fold_with_sums(n, x), ..Seen::default() };
     BTreeMap::from([(Tap::AttnMix, fold(width, mixed)), (Tap::AttnIn, fold(HIDDEN, &noise(50 * HIDDEN, 99)))])
 }
 
