@@ -111,6 +111,14 @@ pub enum Error {
         /// The step.
         place: String,
     },
+    /// A method that changes the residual stream comes behind another, or was given a part of the model.
+    #[error("`{method}` changes the whole model, and comes first, without `at` and `except`\n  asked for by {place}")]
+    First {
+        /// The method.
+        method: String,
+        /// The step.
+        place: String,
+    },
     /// A method that rewrites whole sublayers was given a part of one.
     #[error("the step rewrites whole sublayers, and has `{other}` but not `{site}`\n  asked for by {place}")]
     Part {
@@ -228,6 +236,9 @@ impl Error {
             ),
             Error::Unseen { .. } => {
                 Some("only the linear layers of blocks and the output table are looked at; use a method that needs no data there".into())
+            }
+            Error::First { .. } => {
+                Some("make it the first step, and cut a part of the model in a run of its own before or after".into())
             }
             Error::Part { .. } => Some("select `attn`, `mlp` or blocks as a whole".into()),
             Error::Late { .. } => Some("put it in front: first units go, then layers are rewritten".into()),

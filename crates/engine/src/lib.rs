@@ -29,6 +29,7 @@ mod report;
 mod run;
 mod samples;
 mod select;
+mod turned;
 mod work;
 
 pub use card::{CARD, CardScore, write_card};

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::recipe::{Recipe, nearest};
 use crate::run::looking::Looks;
 use crate::samples::Calibration;
+use crate::turned::{Base, Turned};
 use crate::work::{Work, step_place};
 
 /// What a plan depends on besides model and recipe.
@@ -81,6 +82,7 @@ pub struct Plan {
     pub(crate) work: Work,
     pub(crate) methods: Vec<Method>,
     pub(crate) numbers: Option<Renumber>,
+    pub(crate) turned: Option<Turned>,
     /// Whether a survey that looked at activations was made while planning.
     surveyed: bool,
 }
@@ -142,8 +144,10 @@ impl Plan {
     /// Whatever can be known before the work begins: a selector that picks nothing, a method that refuses a layer, a
     /// format that cannot hold the result, too little memory or disk.
     pub fn make(checkpoint: &Checkpoint, recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Error> {
-        let model = checkpoint.model();
         let mut methods = methods(recipe)?;
+        let turned = Turned::of(recipe, &methods, checkpoint.model())?;
+        let base = Base::new(checkpoint, turned.as_ref());
+        let model = base.model();
         let work = Work::resolve(recipe, model, &methods)?;
         let format = chosen(recipe, options)?;
         let threads = threads(options.threads);
@@ -158,7 +162,7 @@ impl Plan {
         };
         let surveys_before = methods.iter().any(Method::survey_looks);
         let survey_needs = methods.iter().map(Method::survey_needs).fold(Needs::default(), Needs::or);
-        survey::for_shapes(checkpoint, recipe, &work, &mut methods, ground)?;
+        survey::for_shapes(base, recipe, &work, &mut methods, ground)?;
         let mut predicted = predict::forms(recipe, model, &work, &methods)?;
         let mut specs = layouts(checkpoint, format, &predicted.forms)?;
         let surveys = survey_needs;
@@ -171,15 +175,17 @@ impl Plan {
             let (forms, layers, keep) = (&predicted.forms, &predicted.costs[..], Keep::Files);
             let (work, specs, looks) = (&work, &specs[..], &looks);
             let parts = &predicted.part_costs[..];
-            let costs = memory::Costs { model, work, forms, layers, parts, specs, looks, surveys, samples, keep };
+            let turned = turned.is_some();
+            let costs =
+                memory::Costs { model, work, forms, layers, parts, specs, looks, surveys, samples, keep, turned };
             within(limit, &costs.peaks(threads), &costs.peaks(1), model)?;
         }
-        if survey::for_masks(checkpoint, format, recipe, &work, &mut methods, &predicted.forms, ground)? {
+        if survey::for_masks(base, format, recipe, &work, &mut methods, &predicted.forms, ground)? {
             predicted = predict::forms(recipe, model, &work, &methods)?;
             specs = layouts(checkpoint, format, &predicted.forms)?;
         }
         let numbers = Renumber::of(model, &predicted.forms);
-        let (sites, size) = sizes::of(checkpoint, recipe, &work, &predicted.forms, &specs, numbers.as_ref())?;
+        let (sites, size) = sizes::of(base, recipe, &work, &predicted.forms, &specs, numbers.as_ref())?;
         unseen(recipe, &work, &methods, model.stages.len())?;
         narrowed(recipe, &methods, &predicted.steps)?;
         let mut costs = memory::Costs {
@@ -193,6 +199,7 @@ impl Plan {
             surveys,
             samples,
             keep: Keep::Memory,
+            turned: turned.is_some(),
         };
         let limit = options.max_memory.unwrap_or_else(memory::usual_limit);
         let fits = |costs: &memory::Costs<'_>| costs.peaks(threads).into_iter().max().unwrap_or(0) <= limit;
@@ -210,7 +217,7 @@ impl Plan {
             .map(|(n, specs)| PlannedStage { place: model.place(n), specs, touched: work.touches(n) })
             .collect();
         let disk = (size.size_bytes_after + spilled, options.out.as_deref().and_then(free_bytes));
-        let cache = [cached(model), cached(&predicted.forms)];
+        let cache = [cached(checkpoint.model()), cached(&predicted.forms)];
         let mut plan = Plan {
             model: options.model.clone().unwrap_or_else(|| own_name(&checkpoint.path())),
             recipe: recipe.clone(),
@@ -232,6 +239,7 @@ impl Plan {
             work,
             methods,
             numbers,
+            turned: None,
             cache,
             surveyed: surveys_before,
         };
@@ -241,6 +249,7 @@ impl Plan {
             within(limit, &peaks, &alone, model)?;
         }
         plan.check_disk(options)?;
+        plan.turned = turned;
         Ok(plan)
     }
 

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use brevity_formats::{Checkpoint, Output, StageView, carried_files};
+use brevity_formats::{Checkpoint, Output, StageView, carried_files, laid};
 use brevity_methods::Method;
-use brevity_model::{Block, Form, HeadsRecord, Model, STRUCTURE, Source, Stage};
+use brevity_model::{Block, Form, HeadsRecord, Model, STRUCTURE, Stage};
 use serde::{Deserialize, Serialize};
 
 use self::layer::Job;
@@ -23,6 +23,7 @@ use crate::digest;
 use crate::error::Error;
 use crate::plan::{Plan, survey};
 use crate::report::{Input, Phases, RECORD, Record, Report, SiteReport, peak_rss_bytes};
+use crate::turned::Base;
 
 /// How a plan is carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,6 +151,7 @@ impl Plan {
         observer: &Mutex<&mut dyn Observer>,
     ) -> Result<(Output, Option<Phases>), Error> {
         let total = notes.len();
+        pool.install(|| self.base(checkpoint).find(self.calibration.as_ref(), output.dir()))?;
         let surveyed = self.surveyed(checkpoint, pool, output.dir())?;
         let methods = surveyed.as_deref().unwrap_or(&self.methods);
         let job = Job { plan: self, methods, pool, observer };
@@ -176,7 +178,7 @@ impl Plan {
             for n in 0..total {
                 if notes[n].is_some() {
                     if let (Some(looking), Some(written)) = (&mut looking, &written)
-                        && let Err(error) = looking.pass(n, checkpoint, written, &job)
+                        && let Err(error) = looking.pass(n, self.base(checkpoint), written, &job)
                     {
                         let stopped = writer.stop()?;
                         let done = told(observer, stopped, notes);
@@ -221,7 +223,7 @@ impl Plan {
         let mut methods = crate::plan::methods(&self.recipe)?;
         let calibration = self.calibration.as_ref();
         let ground = survey::Ground { seed: self.seed, calibration, keep: self.keep, dir };
-        pool.install(|| survey::the_rest(checkpoint, &self.recipe, &self.work, &mut methods, ground))?;
+        pool.install(|| survey::the_rest(self.base(checkpoint), &self.recipe, &self.work, &mut methods, ground))?;
         Ok(Some(methods))
     }
 
@@ -232,7 +234,7 @@ impl Plan {
         let config = self.format.config(checkpoint.config(), checkpoint.model(), &forms)?;
         let shards = (0..self.stages.len()).filter(|&n| output.is_done(n)).filter_map(|n| output.shard_file(n));
         let shards: Vec<String> = shards.map(str::to_owned).collect();
-        let like = like(checkpoint.model(), &forms);
+        let like = laid(checkpoint.model(), &forms)?;
         Ok(Checkpoint::of_shards(output.dir(), &shards, config, &like, self.numbers.as_ref())?)
     }
 
@@ -255,6 +257,11 @@ impl Plan {
         Ok(config.get(STRUCTURE).is_some_and(|ours| ours.get("blocks").is_some()))
     }
 
+    /// The model that the steps work on.
+    fn base<'a>(&'a self, checkpoint: &'a Checkpoint) -> Base<'a> {
+        Base::new(checkpoint, self.turned.as_ref())
+    }
+
     /// One stage: what will be written, and what is to be remembered of it.
     fn stage(
         &self,
@@ -264,18 +271,17 @@ impl Plan {
         mut looking: Option<&mut Looking<'_>>,
     ) -> Result<(Vec<brevity_formats::Tensor>, Note), Error> {
         let start = Instant::now();
-        let model = checkpoint.model();
-        let mut stage = checkpoint.load_stage(n)?;
-        checkpoint.release_stage(n);
-        checkpoint.check_finite(n, &stage)?;
+        let (model, base) = (checkpoint.model(), self.base(checkpoint));
+        let stage = base.original(n)?;
         let input = job.pool.install(|| digest::of_stage(&stage));
+        let mut stage = job.pool.install(|| base.turn(n, stage))?;
         let read = start.elapsed();
         let rows = match &mut looking {
-            Some(looking) if looking.is_needed(n) => looking.rewrite(n, checkpoint, &mut stage, job)?,
+            Some(looking) if looking.is_needed(n) => looking.rewrite(n, &mut stage, job)?,
             _ => job.rewrite(n, &mut stage)?,
         };
         let start = Instant::now();
-        let meant = job.pool.install(|| check::meant(self, model, n, &mut stage));
+        let meant = job.pool.install(|| check::meant(self, base.model(), n, &mut stage));
         let view = StageView {
             place: model.place(n),
             source: &model.stages[n],
@@ -328,18 +334,4 @@ impl Plan {
         output.finish(files)?;
         Ok(shards)
     }
-}
-
-/// Where the weights of a result are, by the names that their tensors had in the source.
-fn like(source: &Model<Source>, forms: &Model<Form>) -> Model<Source> {
-    let known: std::collections::BTreeMap<_, _> =
-        source.weights().map(|(site, slot, source)| ((site, slot), source)).collect();
-    let found = forms.try_map(|site, slot, form| {
-        let source = known.get(&(site, slot)).map_or_else(
-            || Source { tensor: String::new(), form: form.clone(), view: brevity_model::View::whole() },
-            |source| (*source).clone(),
-        );
-        Ok::<_, std::convert::Infallible>(source)
-    });
-    found.unwrap_or_else(|never| match never {})
 }

@@ -28,6 +28,10 @@ impl Work {
         let usual = Selector::parse(usual).expect("a word is a selector");
         let mut idle_excepts = Vec::new();
         for (number, step) in recipe.steps.iter().enumerate() {
+            if methods[number].stream().is_some() {
+                stages.iter_mut().flatten().for_each(|(_, steps)| steps.push(number));
+                continue;
+            }
             let at = if step.at.is_empty() { std::slice::from_ref(&usual) } else { &step.at };
             let mut left = 0;
             let mut used = vec![false; at.len()];
@@ -114,7 +118,7 @@ fn whole(stages: &[Vec<(Site, Vec<usize>)>], recipe: &Recipe, number: usize) -> 
                 return Err(Error::Part { site, other: some.clone(), place });
             }
             let before = own().flat_map(|(_, steps)| steps).find(|&&step| {
-                step < number && recipe.steps[step].entry().is_some_and(|entry| !matches!(entry.parse, Parse::Block(_)))
+                step < number && recipe.steps[step].entry().is_some_and(|entry| matches!(entry.parse, Parse::Linear(_)))
             });
             if let Some(&step) = before {
                 let method = recipe.steps[step].method.clone();

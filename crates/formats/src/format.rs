@@ -113,10 +113,13 @@ pub(crate) fn any_config(source: &Config, model: &Model<Source>, forms: &Model<F
         config.remove(stale);
     }
     let Reshaped { mut config, stock } = reshaped(&config, model, forms, |source| source.form.shape());
-    // Of our own keys only the shapes of blocks outlive the layout that they were written for.
-    let blocks = config.remove(STRUCTURE).and_then(|ours| ours.get("blocks").cloned());
-    if let Some(blocks) = blocks {
-        config.set(STRUCTURE, serde_json::json!({ "blocks": blocks }));
+    // Of our own keys only the shapes of blocks and stream outlive the layout that they were written for.
+    if let Some(ours) = config.remove(STRUCTURE) {
+        let kept = ["blocks", "stream"].into_iter().filter_map(|key| Some((key.to_owned(), ours.get(key)?.clone())));
+        let kept: serde_json::Map<_, _> = kept.collect();
+        if !kept.is_empty() {
+            config.set(STRUCTURE, kept.into());
+        }
     }
     if model.is_tied() && !forms.is_tied() {
         config.set("tie_word_embeddings", false.into());

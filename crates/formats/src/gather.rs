@@ -5,9 +5,10 @@
 //! is undone here.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::Range;
 
-use brevity_model::{Place, Role, Site, Slot, Source, Stage, View};
+use brevity_model::{Form, Model, Place, Role, Site, Slot, Source, Stage, View};
 
 use crate::container::Container;
 use crate::error::Error;
@@ -77,7 +78,7 @@ pub(crate) fn wholes<'a, T>(
         let site = Site::new(at.new_place(), role.clone());
         let (stored, view) = match source {
             Some(source) => (source.tensor.clone(), source.view.clone()),
-            None => match new_name(&role, slot, &biased) {
+            None => match new_name(&site, slot, biased.get(&(role.clone(), Slot::Weight)).copied()) {
                 Some(named) => named,
                 None => return Err(Error::Unholdable { format, site, why: Why::New }),
             },
@@ -100,10 +101,36 @@ pub(crate) fn wholes<'a, T>(
         };
         sources.retain(|(role, _), _| !gone(role));
     }
+    // A norm whose bias was folded into what it is in front of has none.
+    sources.retain(|(role, slot), _| !(is_vector(role, Slot::Weight) && *slot == Slot::Bias));
     match sources.into_keys().next() {
         None => Ok(wholes),
         Some((role, _)) => Err(Error::Unholdable { format, site: Site::new(at.place, role), why: Why::Dropped }),
     }
+}
+
+/// Where the weights of a result with these forms lie, by the names that their tensors have in the source: parts of a tensor
+/// that have other rows than in the source lie one above the other.
+///
+/// # Errors
+/// [`Error::Unholdable`] if a weight is new and nothing says what it is called.
+pub fn laid(model: &Model<Source>, forms: &Model<Form>) -> Result<Model<Source>, Error> {
+    let mut laid: BTreeMap<(Site, Slot), Source> = BTreeMap::new();
+    for (n, (source, forms)) in model.stages.iter().zip(&forms.stages).enumerate() {
+        let at = StageView { place: model.place(n), source, container: None, numbers: None };
+        for whole in wholes("result", &at, forms)? {
+            let views = if whole.is_reshaped(Form::shape) { whole.relaid(Form::shape) } else { None };
+            for (n, part) in whole.parts.into_iter().enumerate() {
+                let view = views.as_ref().map_or(part.view, |views| views[n].clone());
+                let source = Source { tensor: whole.stored.clone(), form: part.item.clone(), view };
+                laid.insert((part.site, part.slot), source);
+            }
+        }
+    }
+    let taken = |site, slot, _: &Form| {
+        Ok::<_, Infallible>(laid.remove(&(site, slot)).expect("every weight is a part of a tensor"))
+    };
+    Ok(forms.try_map(taken).unwrap_or_else(|never| match never {}))
 }
 
 impl<T> Whole<'_, T> {
@@ -134,12 +161,15 @@ impl<T> Whole<'_, T> {
     }
 }
 
-/// What readers call a weight that was not in the source: a bias goes by the name of its matrix, an output table that
-/// is no longer that of the tokens by the name that nearly all architectures give it.
-fn new_name(role: &Role, slot: Slot, sources: &BTreeMap<(Role, Slot), &Source>) -> Option<(String, View)> {
-    match (role, slot) {
-        (Role::Out, Slot::Weight) => Some(("lm_head.weight".into(), View::whole())),
-        (_, Slot::Bias) => new_bias(sources.get(&(role.clone(), Slot::Weight))?),
+/// The tensor of a weight that was not in the source, and its part of it: a bias goes by the name of its `matrix`, an output table that
+/// is no longer that of the tokens by the name that nearly all architectures give it, and what no architecture has by its
+/// site.
+pub fn new_name(site: &Site, slot: Slot, matrix: Option<&Source>) -> Option<(String, View)> {
+    match (&site.role, slot, matrix) {
+        (Role::Out, Slot::Weight, _) => Some(("lm_head.weight".into(), View::whole())),
+        (Role::Out, Slot::Bias, None) => Some(("lm_head.bias".into(), View::whole())),
+        (Role::AttnShortcut | Role::MlpShortcut, Slot::Weight, _) => Some((site.tensor(slot), View::whole())),
+        (_, Slot::Bias, Some(matrix)) => new_bias(matrix),
         _ => None,
     }
 }

@@ -68,7 +68,7 @@ pub use error::{Error, FileFault, HubFault, TensorFault, VocabularyFault};
 pub use folder::Folder;
 pub use format::{FORMATS, Format, behind, format};
 pub use fp8::Fp8;
-pub use gather::StageView;
+pub use gather::{StageView, laid, new_name};
 pub use gguf::{GGUF_ABOUT, GGUF_CONSUMERS, Gguf, GgufAbout, GgufExport, GgufFault, GgufNote, GgufType, NoVocabulary};
 pub use header::{Header, HeaderEntry};
 pub use hf::{Index, WeightFiles};

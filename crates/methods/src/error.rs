@@ -133,6 +133,34 @@ pub enum Error {
         /// The layer.
         site: Site,
     },
+    /// The residual stream of the model cannot be turned.
+    #[error("`{method}` cannot turn the residual stream of this model, because of `{site}`: {why}")]
+    Stream {
+        /// The method.
+        method: &'static str,
+        /// What stands in the way.
+        site: Site,
+        /// Why.
+        why: &'static str,
+    },
+    /// What is left would hold more than what was there.
+    #[error("`{method}` would leave {after} parameters, where the model has {before}")]
+    Grows {
+        /// The method.
+        method: &'static str,
+        /// Numbers that the model holds.
+        before: u64,
+        /// Numbers that would be left.
+        after: u64,
+    },
+    /// A sublayer that carries the residual stream from one set of directions to the next cannot go.
+    #[error("`{method}` cannot take out `{site}`: the residual stream is turned there")]
+    Turned {
+        /// The method.
+        method: String,
+        /// The shortcut.
+        site: Site,
+    },
     /// A kernel refused.
     #[error("cannot apply `{method}` to `{}`: {source}", place(.site, .leaf))]
     Kernel {
@@ -195,6 +223,14 @@ impl Error {
             Error::NotFinite { .. } => {
                 Some("the checkpoint is damaged, or overflowed when it was saved; get it again".into())
             }
+            Error::Stream { .. } => {
+                Some("use `decompose.modegpt` or `prune.channels`, which leave the stream as it is".into())
+            }
+            Error::Grows { .. } => Some(
+                "shortcuts and an output table of its own cost more than is saved; take more away, or set `grow: true`"
+                    .into(),
+            ),
+            Error::Turned { .. } => Some("leave blocks in place, or take them out first, in a run of their own".into()),
             Error::Kernel { source, .. } => source.hint(),
             _ => None,
         }

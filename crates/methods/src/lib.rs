@@ -36,6 +36,7 @@ mod samples;
 mod seen;
 mod settings;
 mod shares;
+mod stream;
 #[cfg(test)]
 mod testing;
 
@@ -62,6 +63,7 @@ mod decompose {
     pub(crate) mod modegpt;
     pub(crate) mod mpo;
     mod ranks;
+    pub(crate) mod slice;
     pub(crate) mod svd;
     pub(crate) mod svd_llm;
 }
@@ -79,6 +81,8 @@ mod recover {
     pub(crate) mod retarget;
 }
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 pub use block::{BlockCx, BlockMethod, BlockSurvey, Influence, Part, Sizes, part_of};
@@ -86,6 +90,7 @@ pub use decompose::afm::Afm;
 pub use decompose::asvd::Asvd;
 pub use decompose::modegpt::Modegpt;
 pub use decompose::mpo::Mpo;
+pub use decompose::slice::Slice;
 pub use decompose::svd::Svd;
 pub use decompose::svd_llm::SvdLlm;
 pub use error::{Error, Result};
@@ -105,11 +110,12 @@ pub use recover::bias::Bias;
 pub use recover::retarget::Retarget;
 pub use seen::{Both, Fold, Needs, Seen, Shared};
 pub use settings::Setting;
+pub use stream::{Directions, StreamMethod};
 
 /// What a method does to a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Takes channels, heads, dimensions or layers out of whole sublayers.
+    /// Takes channels, heads, dimensions or layers out of whole sublayers, or dimensions out of the residual stream.
     Reduce,
     /// Aims the layer at what it should return, before anything is taken from it.
     Retarget,
@@ -147,6 +153,7 @@ impl Entry {
         Ok(match self.parse {
             Parse::Linear(parse) => Method::Linear(parse(settings)?),
             Parse::Block(parse) => Method::Block(parse(settings)?),
+            Parse::Stream(parse) => Method::Stream(parse(settings)?),
         })
     }
 }
@@ -158,10 +165,13 @@ pub enum Parse {
     Linear(fn(Value) -> Result<Box<dyn LinearMethod>>),
     /// One that rewrites whole sublayers.
     Block(fn(Value) -> Result<Box<dyn BlockMethod>>),
+    /// One that changes the residual stream of the whole model.
+    Stream(fn(Value) -> Result<Arc<dyn StreamMethod>>),
 }
 
 /// All methods, in the order in which they make sense in a recipe.
 pub const METHODS: &[Entry] = &[
+    decompose::slice::ENTRY,
     prune::layers::ENTRY,
     prune::heads::ENTRY,
     prune::channels::ENTRY,
@@ -188,7 +198,7 @@ pub const METHODS: &[Entry] = &[
 pub fn method(name: &str, settings: Value) -> Result<Box<dyn LinearMethod>> {
     match any_method(name, settings)? {
         Method::Linear(method) => Ok(method),
-        Method::Block(_) => Err(Error::Sublayers { method: name.to_owned() }),
+        Method::Block(_) | Method::Stream(_) => Err(Error::Sublayers { method: name.to_owned() }),
     }
 }
 
@@ -213,6 +223,6 @@ mod tests {
         let hint = |name| method(name, Value::Null).unwrap_err().hint().unwrap();
         assert_eq!(hint("quantise.rtn"), "did you mean `quantize.rtn`?");
         assert_eq!(hint("svd"), "did you mean `decompose.svd`?");
-        assert!(hint("x").starts_with("the methods are prune.layers, prune.heads, "));
+        assert!(hint("x").starts_with("the methods are decompose.slice, prune.layers, prune.heads, "));
     }
 }

@@ -1,12 +1,14 @@
 //! What a method is: a function on one layer, and what it says about the result without the weights.
 
 use std::fmt;
+use std::sync::Arc;
 
 use brevity_model::{Form, Linear, Site, Tap, Weight};
 
 use crate::block::BlockMethod;
 use crate::error::{Error, Result};
 use crate::seen::{Needs, Seen};
+use crate::stream::StreamMethod;
 
 /// What a method knows besides the layer.
 #[derive(Clone, Debug)]
@@ -89,13 +91,15 @@ pub trait LinearMethod: Send + Sync + fmt::Debug {
     fn peak_bytes(&self, layer: &Linear<Form>) -> u64;
 }
 
-/// A method of either kind.
+/// A method of any kind.
 #[derive(Debug)]
 pub enum Method {
     /// Rewrites one layer at a time.
     Linear(Box<dyn LinearMethod>),
     /// Rewrites whole sublayers.
     Block(Box<dyn BlockMethod>),
+    /// Changes the residual stream of the whole model.
+    Stream(Arc<dyn StreamMethod>),
 }
 
 impl Method {
@@ -103,15 +107,23 @@ impl Method {
     pub fn linear(&self) -> Option<&dyn LinearMethod> {
         match self {
             Method::Linear(method) => Some(&**method),
-            Method::Block(_) => None,
+            _ => None,
         }
     }
 
     /// The method, if it rewrites whole sublayers.
     pub fn block(&self) -> Option<&dyn BlockMethod> {
         match self {
-            Method::Linear(_) => None,
             Method::Block(method) => Some(&**method),
+            _ => None,
+        }
+    }
+
+    /// The method, if it changes the residual stream.
+    pub fn stream(&self) -> Option<&Arc<dyn StreamMethod>> {
+        match self {
+            Method::Stream(method) => Some(method),
+            _ => None,
         }
     }
 
@@ -120,7 +132,7 @@ impl Method {
         match (self, tap) {
             (Method::Linear(method), _) => method.needs(),
             (Method::Block(method), Some(tap)) => method.needs(tap),
-            (Method::Block(_), None) => Needs::default(),
+            (Method::Block(_), None) | (Method::Stream(_), _) => Needs::default(),
         }
     }
 
@@ -131,6 +143,7 @@ impl Method {
             Method::Block(method) => {
                 method.survey().is_some() || Tap::OF_BLOCK.iter().any(|&tap| !method.needs(tap).is_nothing())
             }
+            Method::Stream(_) => true,
         }
     }
 
@@ -140,6 +153,8 @@ impl Method {
             Method::Linear(method) => method.survey_needs(),
             // Hidden states in front of blocks and behind them, which is no more than moments take.
             Method::Block(method) => Needs { moments: method.survey().is_some(), ..Needs::default() },
+            // The samples go through the whole model before the work begins.
+            Method::Stream(_) => Needs { gram: true, ..Needs::default() },
         }
     }
 
@@ -148,14 +163,16 @@ impl Method {
         match self {
             Method::Linear(method) => !method.survey_needs().is_nothing(),
             Method::Block(method) => method.survey().is_some(),
+            Method::Stream(_) => true,
         }
     }
 
-    /// Whether it has a survey to make.
+    /// Whether it has a survey to make that tells it what to do.
     pub fn surveys(&self) -> bool {
         match self {
             Method::Linear(method) => method.survey().is_some(),
             Method::Block(method) => method.survey().is_some(),
+            Method::Stream(_) => false,
         }
     }
 
@@ -164,6 +181,7 @@ impl Method {
         match self {
             Method::Linear(method) => method.settings(),
             Method::Block(method) => method.settings(),
+            Method::Stream(method) => method.settings(),
         }
     }
 }

@@ -70,6 +70,7 @@ pub(crate) fn attention(
         k_norm: None,
         after: None,
         sum: None,
+        shortcut: None,
         heads: Heads { kv_of, qk_dim: dim, v_dim: dim, scale, rope, reach: Reach::Causal, softcap: None },
     }
 }

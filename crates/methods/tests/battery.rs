@@ -20,7 +20,7 @@ fn linear() -> impl Iterator<Item = &'static Entry> {
 fn parse(entry: &Entry, settings: Value) -> Result<Box<dyn LinearMethod>, Error> {
     match entry.parse {
         Parse::Linear(parse) => parse(settings),
-        Parse::Block(_) => unreachable!("only methods for single layers are asked here"),
+        _ => unreachable!("only methods for single layers are asked here"),
     }
 }
 

@@ -105,6 +105,7 @@ fn block(rope: Option<RopeStyle>, bias: bool, product: bool) -> Block<Weight> {
         k_norm: None,
         after: None,
         sum: None,
+        shortcut: None,
         heads,
     };
     let mlp = Mlp {
@@ -115,6 +116,7 @@ fn block(rope: Option<RopeStyle>, bias: bool, product: bool) -> Block<Weight> {
         act: Activation::Silu,
         after: None,
         sum: None,
+        shortcut: None,
     };
     Block { attn: Some(attn), mlp: Some(mlp), parallel: false }
 }

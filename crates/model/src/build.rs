@@ -17,7 +17,7 @@ use crate::loose;
 use crate::site::{Place, Role, Site, Slot};
 use crate::source::{Source, View};
 use crate::stages::Tensors;
-use crate::structure::{self, HeadsRecord, Sublayer};
+use crate::structure::{self, HeadsRecord, StreamRecord, Sublayer};
 use crate::tree::{Block, Embed, Head, Model, Reach, Stage};
 use parts::fits;
 
@@ -50,7 +50,8 @@ pub(crate) fn build_as(d: &Description, config: &Config, tensors: &dyn Tensors) 
     supported(&look)?;
     let table = |prefix: &&String| tensors.form(&format!("{prefix}{}.weight", d.embed.tokens)).is_some();
     let prefix = d.prefixes.iter().find(table).or(d.prefixes.first()).cloned().unwrap_or_default();
-    let mut builder = Builder { d, look, tensors, prefix, hidden: 0, claimed: BTreeSet::new() };
+    let stream = structure::read_stream(config)?;
+    let mut builder = Builder { d, look, tensors, prefix, hidden: 0, stream, claimed: BTreeSet::new() };
     builder.model()
 }
 
@@ -74,6 +75,8 @@ struct Builder<'a> {
     tensors: &'a dyn Tensors,
     prefix: String,
     hidden: usize,
+    /// What the norms of the residual stream are, if they are not those of the description.
+    stream: Option<StreamRecord>,
     claimed: BTreeSet<String>,
 }
 
@@ -126,6 +129,12 @@ impl Builder<'_> {
             let dropped = record.map_or(&[][..], |record| &record.dropped);
             stages.push(Stage::Block(self.block(n, &layer, dropped)?));
         }
+        let hidden = self.hidden;
+        let mut width = width;
+        if let Some(stream) = &mut self.stream {
+            // Behind the last block the stream may have another width.
+            (stream.eps, self.hidden, width) = (stream.last_eps, stream.last, stream.last);
+        }
         if d.head.is_some() {
             stages.push(Stage::Head(self.head([vocabulary, width])?));
         }
@@ -133,7 +142,7 @@ impl Builder<'_> {
         stages.extend(loose::stages(self.tensors, left.collect()));
         let context = self.look.key(&keys.context).map(|context| context.count()).transpose()?;
         let block_name = Some(format!("{}{}", self.prefix, d.block));
-        Ok(Model { name: d.name.clone(), hidden: self.hidden, vocabulary, context, block_name, stages })
+        Ok(Model { name: d.name.clone(), hidden, vocabulary, context, block_name, stages })
     }
 
     fn embed(&mut self) -> Result<Embed<Source>, Error> {

@@ -56,7 +56,7 @@ pub use site::{ParseSite, Place, Role, Site, Slot};
 pub use source::{Source, View};
 pub use stages::{LoadError, Stages, Tensors};
 pub use stock::{Reshaped, reshaped};
-pub use structure::{BlockRecord, HeadsRecord, STRUCTURE, Sublayer, structure};
+pub use structure::{BlockRecord, HeadsRecord, STRUCTURE, StreamRecord, Sublayer, stream, structure};
 pub use tap::Tap;
 pub use train::Train;
 pub use tree::{

@@ -91,6 +91,8 @@ roles! {
     QNorm = "attn.q_norm",
     /// The norm of the keys.
     KNorm = "attn.k_norm",
+    /// What the residual stream is multiplied with beside attention, `[hidden, hidden]`.
+    AttnShortcut = "attn.shortcut",
     /// The norm in front of the MLP.
     MlpBefore = "mlp.before",
     /// The norm of what the MLP returns, before it is added.
@@ -103,6 +105,8 @@ roles! {
     Up = "mlp.up",
     /// The last matrix of the MLP, `[hidden, ffn]`.
     Down = "mlp.down",
+    /// What the residual stream is multiplied with beside the MLP, `[hidden, hidden]`.
+    MlpShortcut = "mlp.shortcut",
     /// The last norm.
     HeadNorm = "head_norm",
     /// From the width of the blocks to the width of the output table.

@@ -8,7 +8,7 @@ use crate::expr::{Expr, Shaped};
 use crate::layers;
 use crate::lookup::Lookup;
 use crate::rope::rope;
-use crate::structure::{STRUCTURE, structure};
+use crate::structure::{STRUCTURE, stream, structure};
 use crate::tree::{Attention, Block, Heads, Mlp, Model, Stage};
 
 /// The configuration of a model whose blocks may have changed.
@@ -44,11 +44,15 @@ pub fn reshaped<A, L: Shaped>(
     if without_biases(outline(&then)) == without_biases(outline(&now)) {
         return Reshaped { config: config.clone(), stock: !had };
     }
-    if let Some(config) = stock(config, &now) {
+    let turned = stream(&now, |shape| *shape);
+    if let Some(config) = stock(config, &now).filter(|_| turned.is_none()) {
         return Reshaped { config, stock: true };
     }
     let mut new = config.clone();
-    if let Some(key) = layers_key(config) {
+    if turned.is_some() {
+        widths(&mut new, &now);
+    }
+    if let Some(key) = keys(config).map(|keys| keys.layers) {
         let kept = kept(&now);
         if kept.contains(&false) {
             new.set(&key, json!(kept.iter().filter(|kept| **kept).count()));
@@ -57,8 +61,24 @@ pub fn reshaped<A, L: Shaped>(
     }
     let mut ours = config.get(STRUCTURE).cloned().unwrap_or_else(|| json!({}));
     ours["blocks"] = structure(&now);
+    if let Some(turned) = turned {
+        ours["stream"] = json!(turned);
+    }
     new.set(STRUCTURE, ours);
     Reshaped { config: new, stock: false }
+}
+
+/// Says how wide the residual stream is, and the heads beside it.
+fn widths(config: &mut Config, model: &Model<[usize; 2]>) {
+    let Some(keys) = keys(config) else { return };
+    config.set(&keys.hidden, json!(model.hidden));
+    let heads = model.stages.iter().find_map(|stage| match stage {
+        Stage::Block(block) => block.attn.as_ref().map(|attn| &attn.heads),
+        _ => None,
+    });
+    if let Some(heads) = heads {
+        config.set(&keys.head_dim, json!(heads.qk_dim));
+    }
 }
 
 /// Biases come and go without a word in the configuration.
@@ -74,10 +94,10 @@ fn without_biases(mut blocks: Vec<Option<Block<[usize; 2]>>>) -> Vec<Option<Bloc
     blocks
 }
 
-fn layers_key(config: &Config) -> Option<String> {
+fn keys(config: &Config) -> Option<description::Keys> {
     let all = description::all().ok()?;
     let written = all.iter().find(|one| one.types.iter().any(|known| known == config.model_type()))?;
-    Some(written.for_config(config).ok()?.keys.layers)
+    Some(written.for_config(config).ok()?.keys)
 }
 
 /// For each block whether anything is left of it.

@@ -10,6 +10,9 @@
 //!   { "dropped": ["attn"] }
 //! ] }
 //! ```
+//!
+//! A model whose residual stream was turned and narrowed has `"stream": {"norm": "rms", "eps": 1.2e-5, "last": 576, "last_eps": 1e-5}`
+//! beside it: what the norms of the stream are now, and how wide it is behind the last block.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,7 +20,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::error::Error;
 use crate::lookup::Found;
-use crate::tree::{Heads, Model, Reach, Stage};
+use crate::tree::{Heads, Model, NormKind, Reach, Stage};
 
 /// The key of `config.json` under which our own settings are.
 pub const STRUCTURE: &str = "brevity";
@@ -32,6 +35,20 @@ pub struct BlockRecord {
     /// Sublayers that are no longer there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<Sublayer>,
+}
+
+/// What the norms of the residual stream are, where they are not those of the architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamRecord {
+    /// Which one.
+    pub norm: NormKind,
+    /// Added to the mean square, in front of sublayers.
+    pub eps: f32,
+    /// The width of the stream behind the last block.
+    pub last: usize,
+    /// Added to the mean square by the last norm.
+    pub last_eps: f32,
 }
 
 /// One of the two sublayers of a block.
@@ -115,6 +132,32 @@ pub fn structure<W>(model: &Model<W>) -> Value {
             .collect(),
     });
     json!(records.collect::<Vec<_>>())
+}
+
+/// The record of the residual stream of a model that has shortcuts, given the shape of a weight.
+pub fn stream<W>(model: &Model<W>, shape: impl Fn(&W) -> [usize; 2]) -> Option<StreamRecord> {
+    let block = |stage: &'_ Stage<W>| match stage {
+        Stage::Block(block) => {
+            let attn = block.attn.as_ref().and_then(|attn| attn.shortcut.as_ref().and(attn.before.as_ref()));
+            let mlp = block.mlp.as_ref().and_then(|mlp| mlp.shortcut.as_ref().and(mlp.before.as_ref()));
+            attn.or(mlp).map(|norm| (norm.kind, norm.eps))
+        }
+        _ => None,
+    };
+    let (norm, eps) = model.stages.iter().find_map(block)?;
+    let last = model.stages.iter().find_map(|stage| match stage {
+        Stage::Head(head) => head.norm.as_ref(),
+        _ => None,
+    });
+    let (width, last_eps) = last.map_or((model.hidden, eps), |norm| (shape(&norm.gain)[1], norm.eps));
+    Some(StreamRecord { norm, eps, last: width, last_eps })
+}
+
+/// The record of the residual stream, if the configuration has one.
+pub(crate) fn read_stream(config: &Config) -> Result<Option<StreamRecord>, Error> {
+    let Some(value) = config.get(STRUCTURE).and_then(|ours| ours.get("stream")) else { return Ok(None) };
+    let found = Found { key: format!("{STRUCTURE}.stream"), value: value.clone() };
+    serde_json::from_value(value.clone()).map(Some).map_err(|why| found.wrong(&format!("a norm and its eps ({why})")))
 }
 
 /// The entries for so many blocks, if the configuration has any.

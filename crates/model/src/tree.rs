@@ -135,6 +135,9 @@ pub struct Attention<W> {
     pub after: Option<Norm<W>>,
     /// Of the sum of residual stream and what attention returns.
     pub sum: Option<Norm<W>>,
+    /// What the residual stream is multiplied with on its way past, `[hidden, hidden]`; without one it passes as it is. A
+    /// block whose parts stand side by side has one at most.
+    pub shortcut: Option<W>,
     /// The heads.
     pub heads: Heads,
 }
@@ -253,6 +256,8 @@ pub struct Mlp<W> {
     pub after: Option<Norm<W>>,
     /// Of the sum of residual stream and what the MLP returns.
     pub sum: Option<Norm<W>>,
+    /// As [`Attention::shortcut`].
+    pub shortcut: Option<W>,
 }
 
 /// From activations to logits.

@@ -84,6 +84,7 @@ impl<W> Attention<W> {
             k_norm: part!(self.k_norm, Role::KNorm, f),
             after: part!(self.after, Role::AttnAfter, f),
             sum: part!(self.sum, Role::AttnSum, f),
+            shortcut: self.shortcut.as_ref().map(|w| f(Role::AttnShortcut, Slot::Weight, w)).transpose()?,
             heads: self.heads.clone(),
         })
     }
@@ -98,7 +99,7 @@ impl<W> Attention<W> {
         visit!(self.k_norm, Role::KNorm, f);
         visit!(self.after, Role::AttnAfter, f);
         visit!(self.sum, Role::AttnSum, f);
-        Ok(())
+        self.shortcut.iter_mut().try_for_each(|w| f(Role::AttnShortcut, Slot::Weight, w))
     }
 }
 
@@ -112,6 +113,7 @@ impl<W> Mlp<W> {
             act: self.act,
             after: part!(self.after, Role::MlpAfter, f),
             sum: part!(self.sum, Role::MlpSum, f),
+            shortcut: self.shortcut.as_ref().map(|w| f(Role::MlpShortcut, Slot::Weight, w)).transpose()?,
         })
     }
 
@@ -122,7 +124,7 @@ impl<W> Mlp<W> {
         self.down.each_mut(Role::Down, f)?;
         visit!(self.after, Role::MlpAfter, f);
         visit!(self.sum, Role::MlpSum, f);
-        Ok(())
+        self.shortcut.iter_mut().try_for_each(|w| f(Role::MlpShortcut, Slot::Weight, w))
     }
 }
 
@@ -222,6 +224,7 @@ impl<W> Stage<W> {
                     norm(Role::KNorm, &attn.k_norm, into);
                     norm(Role::AttnAfter, &attn.after, into);
                     norm(Role::AttnSum, &attn.sum, into);
+                    into.extend(attn.shortcut.iter().map(|w| (Role::AttnShortcut, Slot::Weight, w)));
                 }
                 if let Some(mlp) = &block.mlp {
                     norm(Role::MlpBefore, &mlp.before, into);
@@ -230,6 +233,7 @@ impl<W> Stage<W> {
                     linear(Role::Down, &mlp.down, into);
                     norm(Role::MlpAfter, &mlp.after, into);
                     norm(Role::MlpSum, &mlp.sum, into);
+                    into.extend(mlp.shortcut.iter().map(|w| (Role::MlpShortcut, Slot::Weight, w)));
                 }
             }
             Stage::Head(head) => {
@@ -345,6 +349,7 @@ mod tests {
                 act: Activation::Silu,
                 after: None,
                 sum: None,
+                shortcut: None,
             }),
             parallel: false,
         })

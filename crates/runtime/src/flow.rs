@@ -76,6 +76,14 @@ impl<'a> Flow<'a> {
         self.hidden.get(sample)
     }
 
+    /// Puts other hidden states, of any width, in the place of those of a sample.
+    ///
+    /// # Errors
+    /// [`Error::Spill`].
+    pub fn replace(&mut self, sample: usize, x: Tensor) -> Result<()> {
+        self.hidden.put(sample, x)
+    }
+
     /// Takes a sample through the embedding.
     ///
     /// # Errors

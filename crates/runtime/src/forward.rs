@@ -167,7 +167,7 @@ impl Forward {
     /// If shapes do not fit.
     pub fn attn_out(&self, attn: &Attention<Applied>, residual: &Tensor, mixed: &Tensor) -> Result<Tensor> {
         let y = self.norm(&attn.after, self.linear(&attn.o, mixed)?)?;
-        self.norm(&attn.sum, ops::add(residual, &y)?)
+        self.norm(&attn.sum, added(&attn.shortcut, residual, &y)?)
     }
 
     /// What gate and up are applied to: the residual stream, normed.
@@ -184,7 +184,7 @@ impl Forward {
     /// If shapes do not fit.
     pub fn mlp_out(&self, mlp: &Mlp<Applied>, residual: &Tensor, middle: &Tensor) -> Result<Tensor> {
         let y = self.norm(&mlp.after, self.linear(&mlp.down, middle)?)?;
-        self.norm(&mlp.sum, ops::add(residual, &y)?)
+        self.norm(&mlp.sum, added(&mlp.shortcut, residual, &y)?)
     }
 
     /// From activations to logits, `[.., vocabulary]`. `table` is the token table, made ready for products, for
@@ -403,6 +403,14 @@ impl Forward {
             None => ops::act(act, &up)?,
         })
     }
+}
+
+/// The residual stream, on its way past a sublayer, and what the sublayer returns.
+fn added(shortcut: &Option<Applied>, residual: &Tensor, y: &Tensor) -> Result<Tensor> {
+    Ok(match shortcut {
+        Some(shortcut) => ops::add(&shortcut.apply(residual, None)?, y)?,
+        None => ops::add(residual, y)?,
+    })
 }
 
 /// For each of so many query or key heads the frequencies that its pairs turn with, if some are missing.

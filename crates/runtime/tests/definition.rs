@@ -151,6 +151,7 @@ impl Parts {
             k_norm: None,
             after: None,
             sum: None,
+            shortcut: None,
             heads,
         };
         let mlp = Mlp {
@@ -161,6 +162,7 @@ impl Parts {
             act: Activation::Silu,
             after: None,
             sum: None,
+            shortcut: None,
         };
         Block { attn: Some(attn), mlp: Some(mlp), parallel: false }
     }

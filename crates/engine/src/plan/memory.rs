@@ -46,6 +46,8 @@ pub(super) struct Costs<'a> {
     pub surveys: Needs,
     pub samples: Tokens,
     pub keep: Keep,
+    /// Whether the residual stream is turned before steps see a stage.
+    pub turned: bool,
 }
 
 /// Three quarters of the memory of the machine, or 4 GiB if the system does not say how much that is.
@@ -107,9 +109,23 @@ impl Costs<'_> {
                 let writing = if n > 0 { encoded(n - 1) } else { 0 };
                 let kept = if n < end { kept } else { 0 };
                 let survey = if !self.surveys.is_nothing() { self.surveying(n, &before, loaded) } else { 0 };
-                fixed + (writing + kept + rewriting.max(encoding)).max(survey)
+                let [turning, finding] = self.turning(n, &before);
+                fixed + (writing + kept + rewriting.max(encoding).max(loaded + turning)).max(survey + turning + finding)
             })
             .collect()
+    }
+
+    /// What it takes to turn the stream of a stage: its weights as singles, folded and turned; and to find the directions
+    /// at its end: their second moments and the eigenvectors.
+    fn turning(&self, n: usize, before: &Stage<Form>) -> [u64; 2] {
+        if !self.turned {
+            return [0; 2];
+        }
+        let own: u64 = before.weights().into_iter().map(|(_, _, form)| form.parameters()).sum();
+        let hidden = self.model.hidden as u64;
+        let table = self.model.vocabulary as u64 * hidden;
+        let held = if matches!(self.model.stages[n], Stage::Head(_)) { own.max(table) } else { own };
+        [16 * held, Gram::bytes(self.model.hidden) + 48 * hidden * hidden]
     }
 
     /// Models that run on the samples: none, one, or two with a reference.

@@ -80,9 +80,13 @@ fn parts(
             let before = linears(block);
             let Some((first, _)) = before.first() else { continue };
             let place = work.at(n, first).1.place;
-            method
-                .predict(place, sizes, part_of(block, part))
-                .map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
+            let refused = |source| Error::Method { place: step_place(recipe, step), source };
+            let shortcut = has_shortcut(block, part);
+            method.predict(place, sizes, part_of(block, part)).map_err(refused)?;
+            if let Some(role) = shortcut.filter(|_| linears(block).is_empty()) {
+                let (method, site) = (recipe.steps[step].method.clone(), Site::new(place, role));
+                return Err(refused(brevity_methods::Error::Turned { method, site }));
+            }
             let after = linears(block);
             for (role, before) in before {
                 let Some((_, after)) = after.iter().find(|(other, _)| *other == role) else { continue };
@@ -91,6 +95,14 @@ fn parts(
         }
     }
     Ok(cost)
+}
+
+/// The shortcut of a sublayer, if it has one.
+fn has_shortcut(block: &brevity_model::Block<Form>, part: Sublayer) -> Option<Role> {
+    match part {
+        Sublayer::Attn => block.attn.as_ref()?.shortcut.as_ref().map(|_| Role::AttnShortcut),
+        Sublayer::Mlp => block.mlp.as_ref()?.shortcut.as_ref().map(|_| Role::MlpShortcut),
+    }
 }
 
 fn predict(

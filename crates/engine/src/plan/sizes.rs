@@ -2,41 +2,48 @@
 
 use std::collections::BTreeMap;
 
-use brevity_formats::{Checkpoint, Renumber, TensorSpec};
-use brevity_model::{Form, Linear, Model, Site, Slot, Source, Stage};
+use brevity_formats::{Renumber, TensorSpec};
+use brevity_model::{Form, Linear, Model, Role, Site, Slot, Source, Stage};
 
 use super::{PlannedSite, Size, linears};
 use crate::error::Error;
 use crate::recipe::Recipe;
+use crate::turned::Base;
 use crate::work::Work;
 
 /// All layers with their bytes, and the sums.
 pub(super) fn of(
-    checkpoint: &Checkpoint,
+    base: Base<'_>,
     recipe: &Recipe,
     work: &Work,
     forms: &Model<Form>,
     specs: &[Vec<TensorSpec>],
     numbers: Option<&Renumber>,
 ) -> Result<(Vec<PlannedSite>, Size), Error> {
-    let model = checkpoint.model();
-    let container = checkpoint.container();
+    // Steps see the layers of one model; what they hold now are those of the other.
+    let (model, original) = (base.model(), base.checkpoint.model());
+    let container = base.checkpoint.container();
     let mut sites = Vec::new();
     for (n, specs) in specs.iter().enumerate() {
         let sources = linears(&model.stages[n]);
         let mut result = forms.stages[n].clone();
         let after = result.linears_mut();
-        let before: Vec<TensorSpec> = stored(&model.stages[n], container);
+        let mut now = original.stages[n].clone();
+        let now: Vec<(Role, Form)> =
+            now.linears_mut().into_iter().map(|(role, linear)| (role, linear.weight.form.clone())).collect();
+        let before: Vec<TensorSpec> = stored(&original.stages[n], container);
         let bytes_before = share(&model.stages[n], work.of(n), &sources, &before, None);
         let bytes_after = share(&model.stages[n], work.of(n), &sources, specs, numbers);
         for (at, (site, steps)) in work.of(n).iter().enumerate() {
             let form = after.iter().find(|(role, _)| *role == site.role).map(|(_, linear)| linear.weight.clone());
             let gone = || Form::float([0, 0], brevity_model::Dtype::F32);
+            let now = now.iter().find(|(role, _)| *role == site.role).map(|(_, form)| form.clone());
+            let now = now.unwrap_or_else(gone);
             sites.push(PlannedSite {
                 site: site.clone(),
                 methods: steps.iter().map(|&step| recipe.steps[step].method.clone()).collect(),
-                shape: sources[at].weight.form.shape(),
-                before: sources[at].weight.form.clone(),
+                shape: now.shape(),
+                before: now,
                 after: form.unwrap_or_else(gone),
                 bytes_before: bytes_before[at],
                 bytes_after: bytes_after[at],
@@ -44,13 +51,13 @@ pub(super) fn of(
         }
     }
     let count = |[rows, columns]: [usize; 2]| (rows * columns) as u64;
-    let parameters: u64 = model.weights().map(|(_, _, source)| count(source.form.shape())).sum();
+    let parameters: u64 = original.weights().map(|(_, _, source)| count(source.form.shape())).sum();
     let touched = || sites.iter().filter(|site| !site.methods.is_empty());
     let parameters_touched = touched().map(|site| count(site.shape)).sum();
     let size_bytes_after = brevity_formats::predicted_bytes(specs)?;
     let per = |bytes: u64, count: u64| if count == 0 { 0.0 } else { 8.0 * bytes as f64 / count as f64 };
     let size = Size {
-        size_bytes_before: checkpoint.size_bytes(),
+        size_bytes_before: base.checkpoint.size_bytes(),
         size_bytes_after,
         parameters,
         parameters_touched,

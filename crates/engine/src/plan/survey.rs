@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::recipe::Recipe;
 use crate::run::looking::add;
 use crate::samples::Calibration;
+use crate::turned::Base;
 use crate::work::{Work, step_place};
 
 /// What surveys that look at activations go by.
@@ -33,7 +34,7 @@ pub(crate) struct Ground<'a> {
 
 /// Makes the surveys that shapes depend on.
 pub(super) fn for_shapes(
-    checkpoint: &Checkpoint,
+    base: Base<'_>,
     recipe: &Recipe,
     work: &Work,
     methods: &mut [Method],
@@ -43,10 +44,11 @@ pub(super) fn for_shapes(
         let must = match &methods[step] {
             Method::Linear(method) => method.must_survey_to_predict(),
             Method::Block(method) => method.survey().is_some(),
+            Method::Stream(_) => false,
         };
         if must {
             // What it looks at is what the steps before it leave, so those must know what they do.
-            (0..=step).try_for_each(|step| survey(checkpoint, recipe, work, methods, step, ground))?;
+            (0..=step).try_for_each(|step| survey(base, recipe, work, methods, step, ground))?;
         }
     }
     Ok(())
@@ -55,7 +57,7 @@ pub(super) fn for_shapes(
 /// Makes all surveys if the number of removed entries, which only they can tell exactly, decides how much is written.
 /// Says whether anything was surveyed.
 pub(super) fn for_masks(
-    checkpoint: &Checkpoint,
+    base: Base<'_>,
     format: &'static dyn Format,
     recipe: &Recipe,
     work: &Work,
@@ -63,22 +65,22 @@ pub(super) fn for_masks(
     forms: &Model<Form>,
     ground: Ground<'_>,
 ) -> Result<bool, Error> {
-    if !methods.iter().any(Method::surveys) || !depends_on_masks(checkpoint, format, forms)? {
+    if !methods.iter().any(Method::surveys) || !depends_on_masks(base.checkpoint, format, forms)? {
         return Ok(false);
     }
-    the_rest(checkpoint, recipe, work, methods, ground)?;
+    the_rest(base, recipe, work, methods, ground)?;
     Ok(true)
 }
 
 /// Makes the surveys that have not been made.
 pub(crate) fn the_rest(
-    checkpoint: &Checkpoint,
+    base: Base<'_>,
     recipe: &Recipe,
     work: &Work,
     methods: &mut [Method],
     ground: Ground<'_>,
 ) -> Result<(), Error> {
-    (0..methods.len()).try_for_each(|step| survey(checkpoint, recipe, work, methods, step, ground))
+    (0..methods.len()).try_for_each(|step| survey(base, recipe, work, methods, step, ground))
 }
 
 /// Whether the format writes anything else for weights with entries removed.
@@ -102,7 +104,7 @@ fn depends_on_masks(checkpoint: &Checkpoint, format: &'static dyn Format, forms:
 
 /// Puts the method of a step, with what it learned, in its place.
 fn survey(
-    checkpoint: &Checkpoint,
+    base: Base<'_>,
     recipe: &Recipe,
     work: &Work,
     methods: &mut [Method],
@@ -111,18 +113,20 @@ fn survey(
 ) -> Result<(), Error> {
     let method = match &methods[step] {
         Method::Linear(method) => method,
-        Method::Block(_) => return blocks::survey(checkpoint, recipe, work, methods, step, ground),
+        Method::Block(_) => return blocks::survey(base, recipe, work, methods, step, ground),
+        Method::Stream(_) => return Ok(()),
     };
     let Some(mut survey) = method.survey() else { return Ok(()) };
+    base.find(ground.calibration, ground.dir)?;
     let needs = method.survey_needs();
     loop {
         if needs.is_nothing() {
-            pass(checkpoint, recipe, work, &methods[..step], step, survey.as_mut(), ground.seed)?;
+            pass(base, recipe, work, &methods[..step], step, survey.as_mut(), ground.seed)?;
         } else {
             let method = recipe.steps[step].method.clone();
             let calibration =
                 ground.calibration.ok_or_else(|| Error::NoText { method, place: step_place(recipe, step) })?;
-            looking(checkpoint, recipe, work, &methods[..step], step, survey.as_mut(), needs, calibration, ground)?;
+            looking(base, recipe, work, &methods[..step], step, survey.as_mut(), needs, calibration, ground)?;
         }
         if !survey.next_pass() {
             break;
@@ -135,7 +139,7 @@ fn survey(
 
 /// Shows every layer of a step to its survey, as the steps before it leave it.
 fn pass(
-    checkpoint: &Checkpoint,
+    base: Base<'_>,
     recipe: &Recipe,
     work: &Work,
     before: &[Method],
@@ -143,12 +147,11 @@ fn pass(
     survey: &mut dyn Survey,
     seed: u64,
 ) -> Result<(), Error> {
-    for n in 0..checkpoint.model().stages.len() {
+    for n in 0..base.model().stages.len() {
         if !work.of(n).iter().any(|(_, steps)| steps.contains(&step)) {
             continue;
         }
-        let mut stage = checkpoint.load_stage(n)?;
-        checkpoint.check_finite(n, &stage)?;
+        let mut stage = base.load(n)?;
         let mut layers: Vec<_> = stage
             .linears_mut()
             .into_iter()
@@ -162,7 +165,6 @@ fn pass(
                 .look(site, layer, &Seen::nothing())
                 .map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
         }
-        checkpoint.release_stage(n);
     }
     Ok(())
 }
@@ -171,7 +173,7 @@ fn pass(
 /// inputs. Earlier steps that look at activations themselves have not been taken.
 #[allow(clippy::too_many_arguments)]
 fn looking(
-    checkpoint: &Checkpoint,
+    base: Base<'_>,
     recipe: &Recipe,
     work: &Work,
     before: &[Method],
@@ -184,11 +186,9 @@ fn looking(
     let Calibration { samples, compute } = calibration;
     let prepare = Prepare::new(*compute);
     let mut flow = Flow::new(&samples.windows, *compute, ground.keep, ground.dir).map_err(Error::Run)?;
-    for n in 0..checkpoint.model().stages.len() {
-        let place = checkpoint.model().place(n);
-        let mut stage = checkpoint.load_stage(n)?;
-        checkpoint.check_finite(n, &stage)?;
-        checkpoint.release_stage(n);
+    for n in 0..base.model().stages.len() {
+        let place = base.model().place(n);
+        let mut stage = base.load(n)?;
         let ready = prepare.stage(&stage).map_err(Error::Run)?;
         let seen = match &ready {
             Stage::Embed(embed) => {

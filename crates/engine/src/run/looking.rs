@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::plan::Plan;
 use crate::report::{Phases, SiteReport};
 use crate::samples::Calibration;
+use crate::turned::Base;
 use crate::work::Work;
 
 /// What each tap of each stage must show.
@@ -141,31 +142,24 @@ impl<'a> Looking<'a> {
     }
 
     /// Takes the samples through a stage that an earlier run has written.
-    pub fn pass(
-        &mut self,
-        n: usize,
-        original: &Checkpoint,
-        written: &Checkpoint,
-        job: &Job<'_, '_>,
-    ) -> Result<(), Error> {
+    pub fn pass(&mut self, n: usize, original: Base<'_>, written: &Checkpoint, job: &Job<'_, '_>) -> Result<(), Error> {
         if !self.is_needed(n + 1) {
             return Ok(());
         }
         let place = original.model().place(n);
         let (prepare, samples) = (self.prepare.clone(), self.flow.samples());
-        let ready = |checkpoint: &Checkpoint| -> Result<Stage<Applied>, Error> {
-            let stage = checkpoint.load_stage(n)?;
-            checkpoint.release_stage(n);
+        let ready = |stage: Stage<Weight>| -> Result<Stage<Applied>, Error> {
             job.pool.install(|| prepare.stage_owned(stage)).map_err(Error::Run)
         };
-        let now = ready(written)?;
+        let now = ready(written.load_stage(n)?)?;
+        written.release_stage(n);
         for sample in 0..samples {
             job.go_on()?;
             job.pool.install(|| through(&mut self.flow, place, &now, sample))?;
         }
         drop(now);
         if let Some(reference) = &mut self.reference {
-            let then = ready(original)?;
+            let then = ready(original.load(n)?)?;
             for sample in 0..samples {
                 job.go_on()?;
                 job.pool.install(|| through(reference, place, &then, sample))?;
@@ -178,11 +172,10 @@ impl<'a> Looking<'a> {
     pub fn rewrite(
         &mut self,
         n: usize,
-        original: &Checkpoint,
         stage: &mut Stage<Weight>,
         job: &Job<'_, '_>,
     ) -> Result<Vec<SiteReport>, Error> {
-        let place = original.model().place(n);
+        let place = job.plan.stages[n].place;
         let samples = self.flow.samples();
         let mut rows = Vec::new();
         let mut applied = job.pool.install(|| self.prepare.stage(stage)).map_err(Error::Run)?;

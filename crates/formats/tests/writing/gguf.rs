@@ -192,6 +192,7 @@ fn uneven(blocks: &[[usize; 3]]) -> (Model<Source>, Vec<Stage<Weight>>) {
             k_norm: None,
             after: None,
             sum: None,
+            shortcut: None,
             heads: Heads {
                 kv_of: (0..heads).map(|head| (head * kv / heads) as u16).collect(),
                 qk_dim: WIDTH,
@@ -210,6 +211,7 @@ fn uneven(blocks: &[[usize; 3]]) -> (Model<Source>, Vec<Stage<Weight>>) {
             act: Activation::Silu,
             after: None,
             sum: None,
+            shortcut: None,
         });
         stages.push(Stage::Block(Block { attn, mlp, parallel: false }));
     }

@@ -42,7 +42,8 @@ impl Builder<'_> {
         }
         let v_dim = rows(&v) / kv;
         let view = self.view(None);
-        let o = self.linear(site(Role::O), &join(under, &names.o), view, [Some(self.hidden), Some(heads * v_dim)])?;
+        let o = self.linear(site(Role::O), &join(under, &names.o), view, [self.written(), Some(heads * v_dim)])?;
+        let behind = rows(&o);
 
         let scale = match (&names.scale, layer.heads) {
             (_, Some(record)) => record.scale,
@@ -99,6 +100,7 @@ impl Builder<'_> {
             k_norm,
             after: self.block_norm(place, Role::AttnAfter, under, &names.after)?,
             sum: self.block_norm(place, Role::AttnSum, under, &names.sum)?,
+            shortcut: self.shortcut(place, Role::AttnShortcut, behind)?,
             heads: heads_of,
         })
     }
@@ -146,11 +148,18 @@ impl Builder<'_> {
         split: Split,
         dim: usize,
     ) -> Result<[Option<Vec<Range<usize>>>; 3], Error> {
-        let Some(whole) = self.fused_form(name) else { return Ok([None, None, None]) };
         let heads = self.look.needed(&self.d.keys.heads)?.positive()?;
         let kv = self.look.key(&self.d.keys.kv_heads).map_or(Ok(heads), |kv| kv.positive())?;
         let total = (2 * kv).saturating_add(heads).saturating_mul(dim);
         let site = Site::new(place, Role::Q);
+        let Some(whole) = self.fused_form(name) else {
+            // The biases may still lie in one, as they did.
+            let biases = self.tensors.form(&format!("{name}.bias"));
+            return match biases.is_some_and(|form| form.shape() == [1, total]) {
+                true => Ok(split_rows(split, heads, kv, dim)),
+                false => Ok([None, None, None]),
+            };
+        };
         if whole.shape()[0] != total || split == Split::PerHead && kv != heads {
             // Heads that lost some are no longer those of the configuration, and lie where the container says.
             if self.tensors.by_site(&site, Slot::Weight).is_some() {
@@ -160,15 +169,19 @@ impl Builder<'_> {
             let why = format!("{total} rows for {heads} query and 2 x {kv} key and value heads of {dim}");
             return Err(wrong(&site, &source, why));
         }
-        Ok(match split {
-            Split::Stacked => {
-                let (q, k) = (heads * dim, kv * dim);
-                [one(0..q), one(q..q + k), one(q + k..q + 2 * k)]
-            }
-            Split::PerHead => [0, 1, 2].map(|part| {
-                Some((0..heads).map(|head| (3 * head + part) * dim..(3 * head + part + 1) * dim).collect())
-            }),
-        })
+        Ok(split_rows(split, heads, kv, dim))
+    }
+}
+
+/// The rows of queries, keys and values of heads of `dim` in one tensor.
+fn split_rows(split: Split, heads: usize, kv: usize, dim: usize) -> [Option<Vec<Range<usize>>>; 3] {
+    match split {
+        Split::Stacked => {
+            let (q, k) = (heads * dim, kv * dim);
+            [one(0..q), one(q..q + k), one(q + k..q + 2 * k)]
+        }
+        Split::PerHead => [0, 1, 2]
+            .map(|part| Some((0..heads).map(|head| (3 * head + part) * dim..(3 * head + part + 1) * dim).collect())),
     }
 }
 

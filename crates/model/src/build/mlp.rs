@@ -35,7 +35,8 @@ impl Builder<'_> {
             fits(&site(Role::Gate), &gate.weight, [Some(ffn), hidden])?;
         }
         let view = self.view(None);
-        let down = self.linear(site(Role::Down), &join(under, &names.down), view, [hidden, Some(ffn)])?;
+        let down = self.linear(site(Role::Down), &join(under, &names.down), view, [self.written(), Some(ffn)])?;
+        let behind = down.weight.form.shape()[0];
         Ok(Mlp {
             before: self.block_norm(place, Role::MlpBefore, under, &names.before)?,
             gate,
@@ -44,6 +45,7 @@ impl Builder<'_> {
             act: self.activation()?,
             after: self.block_norm(place, Role::MlpAfter, under, &names.after)?,
             sum: self.block_norm(place, Role::MlpSum, under, &names.sum)?,
+            shortcut: self.shortcut(place, Role::MlpShortcut, behind)?,
         })
     }
 

@@ -85,7 +85,27 @@ impl Builder<'_> {
     ) -> Result<Option<Norm<Source>>, Error> {
         let Some(name) = name else { return Ok(None) };
         let width = Some(self.hidden);
-        self.norm(Site::new(place, role), &join(under, name), width).map(Some)
+        let mut norm = self.norm(Site::new(place, role), &join(under, name), width)?;
+        if let Some(stream) = self.stream {
+            (norm.kind, norm.eps) = (stream.norm, stream.eps);
+        }
+        Ok(Some(norm))
+    }
+
+    /// Rows of a matrix that writes to the residual stream: beside a shortcut, as many as that has.
+    pub(super) fn written(&self) -> Option<usize> {
+        self.stream.is_none().then_some(self.hidden)
+    }
+
+    /// What the residual stream is multiplied with beside a sublayer that writes so many entries; it exists if its tensor
+    /// does.
+    pub(super) fn shortcut(&mut self, place: Place, role: Role, rows: usize) -> Result<Option<Source>, Error> {
+        let site = Site::new(place, role);
+        let Some(weight) = self.find(&site, Slot::Weight, &site.tensor(Slot::Weight), View::whole()) else {
+            return Ok(None);
+        };
+        fits(&site, &weight, [Some(rows), Some(self.hidden)])?;
+        Ok(Some(weight))
     }
 
     /// A projection between the widths of table and blocks, which exists if its tensor does.

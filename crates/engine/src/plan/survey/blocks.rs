@@ -1,6 +1,5 @@
 //! Surveys of whole blocks: how much each changes the residual stream, and what the model loses without it.
 
-use brevity_formats::Checkpoint;
 use brevity_kernels::ops;
 use brevity_methods::{Influence, Method, Sizes};
 use brevity_model::{Block, Place, Source, Stage, Sublayer, Tap};
@@ -10,6 +9,7 @@ use candle_core::Tensor;
 use super::{Ground, cosine};
 use crate::error::Error;
 use crate::recipe::Recipe;
+use crate::turned::Base;
 use crate::work::{Work, step_place};
 
 /// Samples on which influences are measured: means over so many tokens hardly change with more.
@@ -20,7 +20,7 @@ const LOSS_TOKENS: [usize; 2] = [2048, 512];
 
 /// Puts the method of a step, with what it learned of all selected blocks of the original model, in its place.
 pub(super) fn survey(
-    checkpoint: &Checkpoint,
+    base: Base<'_>,
     recipe: &Recipe,
     work: &Work,
     methods: &mut [Method],
@@ -29,7 +29,7 @@ pub(super) fn survey(
 ) -> Result<(), Error> {
     let Some(mut survey) = methods[step].block().and_then(|method| method.survey()) else { return Ok(()) };
     let place = || step_place(recipe, step);
-    let model = checkpoint.model();
+    let model = base.model();
     let Some(calibration) = ground.calibration else {
         // Nothing can be carried out without a text, but a plan can be made: as if all blocks were alike.
         for n in 0..model.stages.len() {
@@ -50,10 +50,9 @@ pub(super) fn survey(
     let mut found = Vec::new();
     let mut table = None;
     for n in 0..model.stages.len() {
-        let stage = checkpoint.load_stage(n)?;
-        checkpoint.check_finite(n, &stage)?;
-        checkpoint.release_stage(n);
-        if let (Stage::Embed(embed), true) = (&stage, losses.are_wanted() && model.is_tied()) {
+        // Hidden states in front of a block and behind it can be compared in the original model, whose stream is not turned.
+        let stage = base.original(n)?;
+        if let (Stage::Embed(embed), true) = (&stage, losses.are_wanted() && base.checkpoint.model().is_tied()) {
             table = Some(prepare.matrix(embed.tokens.weight.clone()).map_err(Error::Run)?);
         }
         let ready = prepare.stage_owned(stage).map_err(Error::Run)?;

@@ -22,6 +22,7 @@ fn mlp(channels: usize, seed: u64) -> Mlp<Weight> {
         act: Activation::Silu,
         after: None,
         sum: None,
+        shortcut: None,
     }
 }
 
