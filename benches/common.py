@@ -48,13 +48,14 @@ def windows(model, text, count, length):
     return ids[: count * length].view(count, length)
 
 
-def load(path):
+def load(path, **more):
     """A model as transformers reads it, in f32 and decompressed; no key may be missing or unexpected."""
     import torch
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
     config = json.loads((pathlib.Path(path) / "config.json").read_text())
-    more = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if "quantization_config" in config else {}
+    if "quantization_config" in config:
+        more["quantization_config"] = CompressedTensorsConfig(dequantize=True)
     model, info = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **more)
     wrong = {key: info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(key)}
     assert not wrong, wrong

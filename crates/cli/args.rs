@@ -81,6 +81,13 @@ pub struct Compress {
     /// The format to write, instead of the recipe's.
     #[arg(long)]
     pub format: Option<String>,
+    /// Multiply factors and tensor trains out, so that formats which cannot hold them hold the result; `dense` always does.
+    #[arg(long)]
+    pub materialize: bool,
+    /// Take as much from every block, whatever the recipe says, and as many heads of each group: other tools open what is
+    /// alike in all blocks.
+    #[arg(long)]
+    pub uniform: bool,
     /// The text to calibrate on, for recipes whose methods look at activations. `chat:FILE#field` is JSON lines of
     /// chat messages, put through the model's own template.
     #[arg(long, value_hint = ValueHint::FilePath)]
@@ -207,6 +214,10 @@ pub struct Export {
     /// Q6_K; where 32 does not divide them either, F16. What was chosen is told.
     #[arg(long = "type", value_name = "TYPE", value_parser = gguf_type)]
     pub kind: Option<GgufType>,
+    /// Multiply factors and tensor trains out, so that formats which cannot hold them hold the model; `dense` and `gguf`
+    /// always do.
+    #[arg(long)]
+    pub materialize: bool,
     /// The directory to write; for `gguf` the file, which is there when it is whole, and not before.
     #[arg(long, value_hint = ValueHint::AnyPath)]
     pub out: PathBuf,

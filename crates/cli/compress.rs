@@ -22,6 +22,9 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
     machine::use_what_is_allowed(&args.machine)?;
     let mut recipe = crate::recipes::read(&args.recipe)?;
     recipe.set_all(&args.set)?;
+    if args.uniform {
+        recipe.even();
+    }
     let checkpoint = crate::open(&args.model, args.loose)?;
     let text = args
         .compare
@@ -52,6 +55,7 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
     let context = checkpoint.model().context;
     let options = PlanOptions {
         format: args.format.clone(),
+        materialize: args.materialize,
         seed: args.seed,
         calibration,
         expected: Some((wanted.samples(), wanted.length(context))),
@@ -205,7 +209,8 @@ pub fn show(plan: &Plan, as_json: bool) -> anyhow::Result<()> {
             "model": plan.model,
             "recipe": plan.recipe.normalised(),
             "format": plan.format.name(),
-            "opened_by": plan.consumers(),
+            "opened_by": plan.consumers.files,
+            "consumers": plan.consumers.to_json(),
             "size_bytes_before": size.size_bytes_before,
             "size_bytes_after": size.size_bytes_after,
             "bits_per_weight": size.bits_per_weight,
@@ -245,7 +250,14 @@ pub fn show(plan: &Plan, as_json: bool) -> anyhow::Result<()> {
     if plan.spilled_bytes() > 0 {
         print::line(&format!("of that       {} for activations, while it runs", units::bytes(plan.spilled_bytes())))?;
     }
-    print::line(&format!("format        {}, opened by {}", plan.format.name(), plan.consumers()))?;
+    print::line(&format!("format        {}, opened by {}", plan.format.name(), plan.consumers.files))?;
+    match (&plan.consumers.gguf, plan.consumers.gguf_opened_by()) {
+        (Some(Ok(architecture)), Some(tools)) => {
+            print::line(&format!("as GGUF       {architecture}, opened by {tools}"))?;
+        }
+        (Some(Err(why)), _) => print::line(&format!("as GGUF       no: {why}"))?,
+        _ => {}
+    }
     for lint in &plan.lints {
         print::line(&format!("note          {} ({})", lint.what, lint.hint))?;
     }
@@ -367,7 +379,7 @@ fn summary(plan: &Plan, report: &Report, out: &Path) -> String {
         "written to {} as {}, read back and checked; opened by {}",
         out.display(),
         report.format,
-        plan.consumers()
+        plan.consumers.files
     ));
     lines.join("\n")
 }

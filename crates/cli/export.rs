@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use brevity::Checkpoint;
-use brevity::engine::Plan;
+use brevity::engine::{Plan, PlanOptions};
 use brevity::formats::{GGUF_CONSUMERS, GgufAbout, GgufExport, GgufType};
 use serde_json::json;
 
@@ -23,7 +23,8 @@ pub fn run(args: &Export) -> anyhow::Result<()> {
         let what = format!("`--type` is for `--format gguf`; `{}` has the types of its source", args.format);
         return Err(Usage { what, hint: Some("leave it out".into()) }.into());
     }
-    let options = plan_options(&args.model, &args.machine, Some(&args.out));
+    let options =
+        PlanOptions { materialize: args.materialize, ..plan_options(&args.model, &args.machine, Some(&args.out)) };
     let plan = Plan::make(&checkpoint, &nothing(&args.format), &options)?;
     let report = carry_out(&plan, &checkpoint, &args.out, args.fresh)?;
     if args.json {
@@ -37,7 +38,7 @@ pub fn run(args: &Export) -> anyhow::Result<()> {
         args.out.display(),
         report.format,
         units::seconds(report.seconds),
-        plan.consumers()
+        plan.consumers.files
     ))
 }
 

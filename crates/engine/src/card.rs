@@ -202,6 +202,10 @@ fn loading(name: &str) -> String {
              quantization_config=CompressedTensorsConfig(dequantize=True))\n```\n\nThe package `compressed-tensors` must be \
              installed. Other tools that open it (vLLM, SGLang) take the directory as it is.\n"
             .to_owned(),
+        "custom" => "```python\nfrom transformers import AutoModelForCausalLM\n\nmodel = \
+             AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)\n```\n\nThe code is `modeling_brevity.py`, if \
+             there is one in this directory; else it is not needed.\n"
+            .to_owned(),
         _ => "```python\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained(\".\")\n```\n".to_owned(),
     };
     format!("Format `{name}`: {consumers}.\n\n{code}")

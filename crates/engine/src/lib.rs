@@ -34,7 +34,7 @@ mod work;
 
 pub use card::{CARD, CardScore, write_card};
 pub use error::Error;
-pub use plan::{Lint, Plan, PlanOptions, PlannedSite, PlannedStage, Size};
+pub use plan::{Consumers, Lint, Plan, PlanOptions, PlannedSite, PlannedStage, Size};
 pub use recipe::{BadRecipe, Named, Recipe, Step, named, stock};
 pub use report::{Input, Phases, RECORD, Record, Report, SiteReport, peak_rss_bytes};
 pub use run::{Observer, RunOptions};

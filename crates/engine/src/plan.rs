@@ -1,5 +1,6 @@
 //! Plans: exactly what a recipe will do to a model, before anything is loaded.
 
+mod consumers;
 mod identity;
 mod lints;
 mod memory;
@@ -16,6 +17,7 @@ use brevity_model::{CodeForm, Form, Linear, Model, Place, Role, Site, Source, St
 use brevity_runtime::{Keep, Tap};
 use serde::Serialize;
 
+pub use self::consumers::Consumers;
 pub use self::lints::Lint;
 use crate::error::Error;
 use crate::recipe::{Recipe, nearest};
@@ -31,6 +33,9 @@ pub struct PlanOptions {
     pub model: Option<String>,
     /// The format to write, whatever the recipe says.
     pub format: Option<String>,
+    /// Multiply factors and tensor trains out, those of the source and those that are made, so that formats without
+    /// factors can hold the result.
+    pub materialize: bool,
     /// Bytes of memory that the work may use.
     pub max_memory: Option<u64>,
     /// Threads to work with; zero for as many as there are cores.
@@ -53,6 +58,8 @@ pub struct Plan {
     pub recipe: Recipe,
     /// What to write.
     pub format: &'static dyn Format,
+    /// Whether factors are multiplied out.
+    pub materialize: bool,
     /// Where randomness comes from.
     pub seed: u64,
     /// Threads to work with.
@@ -71,6 +78,8 @@ pub struct Plan {
     pub peak_memory_bytes: u64,
     /// Bytes of the weight files still to be written, and bytes free on the disk, if it is known.
     pub disk: (u64, Option<u64>),
+    /// Which tools open the result.
+    pub consumers: Consumers,
     /// What looks unintended.
     pub lints: Vec<Lint>,
     /// The samples that methods will look at.
@@ -163,7 +172,7 @@ impl Plan {
         let surveys_before = methods.iter().any(Method::survey_looks);
         let survey_needs = methods.iter().map(Method::survey_needs).fold(Needs::default(), Needs::or);
         survey::for_shapes(base, recipe, &work, &mut methods, ground)?;
-        let mut predicted = predict::forms(recipe, model, &work, &methods)?;
+        let mut predicted = predict::forms(recipe, model, &work, &methods, options.materialize)?;
         let mut specs = layouts(checkpoint, format, &predicted.forms)?;
         let surveys = survey_needs;
         let looks = Looks::of(&work, &methods, model.stages.len());
@@ -181,7 +190,7 @@ impl Plan {
             within(limit, &costs.peaks(threads), &costs.peaks(1), model)?;
         }
         if survey::for_masks(base, format, recipe, &work, &mut methods, &predicted.forms, ground)? {
-            predicted = predict::forms(recipe, model, &work, &methods)?;
+            predicted = predict::forms(recipe, model, &work, &methods, options.materialize)?;
             specs = layouts(checkpoint, format, &predicted.forms)?;
         }
         let numbers = Renumber::of(model, &predicted.forms);
@@ -211,6 +220,7 @@ impl Plan {
         }
         let (peaks, alone) = (costs.peaks(threads), costs.peaks(1));
         let (keep, spilled) = (costs.keep, costs.spilled());
+        let consumers = Consumers::of(checkpoint, format, &predicted.forms, &specs)?;
         let stages: Vec<PlannedStage> = specs
             .into_iter()
             .enumerate()
@@ -222,6 +232,7 @@ impl Plan {
             model: options.model.clone().unwrap_or_else(|| own_name(&checkpoint.path())),
             recipe: recipe.clone(),
             format,
+            materialize: options.materialize,
             seed: options.seed,
             threads,
             sites,
@@ -230,6 +241,7 @@ impl Plan {
             size,
             peak_memory_bytes: peaks.iter().copied().max().unwrap_or(0),
             disk,
+            consumers,
             lints: Vec::new(),
             calibration: options.calibration.clone(),
             keep,
@@ -251,11 +263,6 @@ impl Plan {
         plan.check_disk(options)?;
         plan.turned = turned;
         Ok(plan)
-    }
-
-    /// The tools that open the result.
-    pub fn consumers(&self) -> &'static str {
-        self.format.consumers()
     }
 
     /// Whether any method looks at activations.

@@ -94,6 +94,13 @@ impl Recipe {
         Ok(())
     }
 
+    /// Makes every step that changes shapes take as much from each block, so that all stay alike.
+    pub fn even(&mut self) {
+        for step in &mut self.steps {
+            brevity_methods::even(&step.method, &mut step.settings);
+        }
+    }
+
     /// The recipe with all settings spelled out, those by default too. Equal recipes give equal values.
     pub fn normalised(&self) -> Value {
         let steps = self.steps.iter().map(|step| {

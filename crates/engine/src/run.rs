@@ -10,9 +10,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use brevity_formats::{Checkpoint, Output, StageView, carried_files, laid};
+use brevity_formats::{Checkpoint, Output, StageView, carried_files, laid, multiplied_out};
 use brevity_methods::Method;
-use brevity_model::{Block, Form, HeadsRecord, Model, STRUCTURE, Stage};
+use brevity_model::{Block, Form, HeadsRecord, Model, Role, Slot, Source, Stage, Weight};
 use serde::{Deserialize, Serialize};
 
 use self::layer::Job;
@@ -86,7 +86,8 @@ impl Plan {
         self.can_calibrate()?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
         let pool = pool.map_err(|error| Error::Threads { what: error.to_string() })?;
-        let mut output = Output::open_as(out, &self.identity, &self.specs(), self.is_ours(checkpoint)?, options.fresh)?;
+        let mut output =
+            Output::open_as(out, &self.identity, &self.specs(), self.consumers.only_ours(), options.fresh)?;
         let mut notes = self.earlier(out, &output);
         let resumed = notes.iter().filter(|note| note.is_some()).count();
         let mut phases = None;
@@ -251,12 +252,6 @@ impl Plan {
         forms
     }
 
-    /// Whether only we can read the result, though its tensors may look like any others.
-    fn is_ours(&self, checkpoint: &Checkpoint) -> Result<bool, Error> {
-        let config = self.format.config(checkpoint.config(), checkpoint.model(), &self.forms)?;
-        Ok(config.get(STRUCTURE).is_some_and(|ours| ours.get("blocks").is_some()))
-    }
-
     /// The model that the steps work on.
     fn base<'a>(&'a self, checkpoint: &'a Checkpoint) -> Base<'a> {
         Base::new(checkpoint, self.turned.as_ref())
@@ -275,6 +270,9 @@ impl Plan {
         let stage = base.original(n)?;
         let input = job.pool.install(|| digest::of_stage(&stage));
         let mut stage = job.pool.install(|| base.turn(n, stage))?;
+        if self.materialize {
+            stage = multiplied(stage, &model.stages[n]);
+        }
         let read = start.elapsed();
         let rows = match &mut looking {
             Some(looking) if looking.is_needed(n) => looking.rewrite(n, &mut stage, job)?,
@@ -317,6 +315,7 @@ impl Plan {
         let heads = heads.collect();
         let record = Record::new(self, inputs.collect(), sites, heads, card::kept_lines(checkpoint.folder()));
         let mut files = carried_files(checkpoint.folder())?;
+        files.extend(self.format.files(&config));
         if !files.iter().any(|(name, _)| name == "tokenizer.json")
             && checkpoint.format() == "gguf"
             && let Ok(tokenizer) = checkpoint.tokenizer()
@@ -333,5 +332,23 @@ impl Plan {
         let shards = shards.collect();
         output.finish(files)?;
         Ok(shards)
+    }
+}
+
+/// The weights of a stage with their factors multiplied out.
+fn multiplied(stage: Stage<Weight>, source: &Stage<Source>) -> Stage<Weight> {
+    let sources = source.weights();
+    let of =
+        |role: &Role, slot: Slot| sources.iter().find(|(r, s, _)| r == role && *s == slot).map(|(_, _, s)| &s.form);
+    let out = |role: Role, slot, weight: &Weight| {
+        let weight = weight.clone();
+        Ok::<_, std::convert::Infallible>(match of(&role, slot) {
+            Some(source) => multiplied_out(weight, source),
+            None => weight,
+        })
+    };
+    match stage.weights().iter().any(|(_, _, weight)| weight.as_leaf().is_none()) {
+        true => stage.try_map(out).unwrap_or_else(|never| match never {}),
+        false => stage,
     }
 }

@@ -179,8 +179,10 @@ fn it_comes_first_and_takes_the_whole_model_and_no_sublayer_goes_behind_it() {
         "format: native\nsteps:\n  - decompose.slice: {sparsity: 0.4}\n  - prune.layers: {count: 1, first: 0}\n",
     );
     assert!(gone.to_string().contains("the residual stream is turned there"), "{gone}");
-    let dense = refused("format: dense\nsteps:\n  - decompose.slice: {sparsity: 0.4}\n");
-    assert!(matches!(dense, Error::Unholdable { .. }) && dense.hint().unwrap().contains("native"), "{dense}");
+    for format in ["dense", "custom", "compressed-tensors"] {
+        let error = refused(&format!("format: {format}\nsteps:\n  - decompose.slice: {{sparsity: 0.4}}\n"));
+        assert!(matches!(error, Error::Unholdable { .. }) && error.hint().unwrap().contains("native"), "{error}");
+    }
 }
 
 #[test]

@@ -39,6 +39,7 @@ const STALE: &[&str] = &[
     "quant_config.json",
     "recipe.yaml",
     "model_index.json",
+    crate::custom::CODE,
 ];
 
 /// Every small file of a source that its tools need beside the weights: names and contents, by name.
@@ -91,6 +92,7 @@ mod tests {
             "pytorch_model.bin.index.json",
             "quantize_config.json",
             "compression.json",
+            "modeling_brevity.py",
             "flax_model.msgpack",
             "tf_model.h5",
             "m.gguf",

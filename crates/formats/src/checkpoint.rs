@@ -11,9 +11,11 @@ use tokenizers::Tokenizer;
 use crate::carried::carried_files;
 use crate::compressed_tensors;
 use crate::container::Container;
+use crate::custom::{self, Custom};
 use crate::error::Error;
 use crate::finite;
 use crate::folder::Folder;
+use crate::format::Format;
 use crate::fp8::Fp8;
 use crate::gather::new_bias;
 use crate::gguf::Gguf;
@@ -111,7 +113,7 @@ impl Checkpoint {
         };
         let files = SafetensorsFiles::open(&folder, &names)?;
         let (container, format) = wrap(files, &config, &folder)?;
-        Self::assemble(folder, config, Files::Other(container), format, options)
+        Self::assemble(folder, custom::as_stock(config), Files::Other(container), format, options)
     }
 
     /// Opens some of the shards of an output that is not whole yet, as the whole will be read.
@@ -153,7 +155,7 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Checkpoint { folder, config, files: Files::Other(container), format, model })
+        Ok(Checkpoint { folder, config: custom::as_stock(config), files: Files::Other(container), format, model })
     }
 
     fn from_gguf(folder: Folder, name: &str, options: Open) -> Result<Self, Error> {
@@ -412,5 +414,8 @@ fn wrap(
     };
     let fp8 = Fp8::wrap(files, dtype, block)?;
     let format = if fp8.is_plain() { "safetensors" } else { "fp8" };
+    if custom::is_custom(config) {
+        return Ok((custom::open(Box::new(fp8), config)?, Custom.name()));
+    }
     Ok((Box::new(fp8), format))
 }

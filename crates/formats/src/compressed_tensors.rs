@@ -25,6 +25,7 @@ mod write;
 use brevity_model::{Config, Form, Model, Source, Stage, Weight};
 
 pub use self::read::{CompressedFiles, open};
+use crate::dense::no_new_bias;
 use crate::error::Error;
 use crate::format::{Format, forms};
 use crate::gather::{StageView, carry_others, others, wholes};
@@ -105,8 +106,10 @@ impl Format for CompressedTensors {
 
     fn layout(&self, at: &StageView<'_>, forms: &Stage<Form>) -> Result<Vec<TensorSpec>, Error> {
         let mut specs = Vec::new();
-        for whole in wholes(self.name(), at, forms)? {
-            specs.extend(self.specs(at, &whole)?);
+        let wholes = wholes(self.name(), at, forms)?;
+        no_new_bias(self.name(), at, &wholes)?;
+        for whole in &wholes {
+            specs.extend(self.specs(at, whole)?);
         }
         specs.extend(others(self.name(), at)?);
         Ok(specs)

@@ -33,6 +33,11 @@ pub trait Container: Send + Sync {
         None
     }
 
+    /// Whether a logical tensor is a bias that readers of the architecture do not look for, and only ours do.
+    fn is_added(&self, _tensor: &str) -> bool {
+        false
+    }
+
     /// Names of the stored tensors, sorted.
     fn stored(&self) -> Vec<String>;
 

@@ -9,7 +9,7 @@ use brevity_model::{
 };
 
 use crate::error::Error;
-use crate::format::{Format, forms, plain_config};
+use crate::format::{Format, forms, halves, plain_config};
 use crate::gather::{Frame, StageView, Whole, carry_others, others, wholes};
 use crate::tensor::{Tensor, TensorSpec, dtype_name};
 use crate::unholdable::Why;
@@ -33,7 +33,7 @@ impl Format for Dense {
 
     fn layout(&self, at: &StageView<'_>, forms: &Stage<Form>) -> Result<Vec<TensorSpec>, Error> {
         let tensors = wholes(self.name(), at, forms)?;
-        no_new_bias(self.name(), &tensors)?;
+        no_new_bias(self.name(), at, &tensors)?;
         let own = |whole: &&Whole<'_, Form>| {
             let part = &whole.parts[0];
             whole.stored == part.site.tensor(part.slot) && !matches!(part.site.role, Role::Loose(_))
@@ -59,10 +59,7 @@ impl Format for Dense {
     }
 
     fn held(&self, weight: Weight, source: &Form) -> Weight {
-        let dtype = match dense_dtype(source) {
-            Dtype::F8E4m3 => Dtype::Bf16,
-            dtype => dtype,
-        };
+        let dtype = rewritten_dtype(source);
         match weight {
             Expr::Leaf(Leaf { code: Code::Float(ref floats), .. }) if floats.dtype() == dtype => weight,
             other => Weight::float(other.shape(), Floats::from_f32(other.to_f32(), dtype)),
@@ -70,22 +67,35 @@ impl Format for Dense {
     }
 
     fn config(&self, source: &Config, model: &Model<Source>, forms: &Model<Form>) -> Result<Config, Error> {
-        let mut config = plain_config(self.name(), source, model, forms)?;
-        // Weights from blocks of a GGUF file come out as halves.
-        let blocks = |leaf: &LeafForm| matches!(leaf.code, CodeForm::Blocks(_));
-        if model.weights().any(|(_, _, s)| s.form.leaves().iter().any(|(_, leaf)| blocks(leaf))) {
-            let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-            config.set(key, "float16".into());
-        }
-        Ok(config)
+        Ok(halves(plain_config(self.name(), source, model, forms)?, model))
     }
 }
 
-/// Refuses biases that the source does not have: readers of its architecture would not look for them.
-pub(crate) fn no_new_bias<T>(format: &'static str, wholes: &[Whole<'_, T>]) -> Result<(), Error> {
-    let new =
-        wholes.iter().flat_map(|whole| &whole.parts).find(|part| part.slot == Slot::Bias && part.source.is_none());
-    match new {
+/// A weight with its factors multiplied out, as floats of the type that `source` has; a lone matrix is left as it is.
+pub fn multiplied_out(weight: Weight, source: &Form) -> Weight {
+    match weight {
+        Expr::Leaf(_) => weight,
+        product => Weight::float(product.shape(), Floats::from_f32(product.to_f32(), rewritten_dtype(source))),
+    }
+}
+
+/// The form of [`multiplied_out`].
+pub fn multiplied_out_form(form: Form, source: &Form) -> Form {
+    match form {
+        Expr::Leaf(_) => form,
+        product => Form::float(product.shape(), rewritten_dtype(source)),
+    }
+}
+
+/// Refuses biases that the source does not have, or that only our own files could hold: readers of its architecture
+/// would not look for them.
+pub(crate) fn no_new_bias<T>(format: &'static str, at: &StageView<'_>, wholes: &[Whole<'_, T>]) -> Result<(), Error> {
+    let added = |whole: &&Whole<'_, T>| {
+        let biases = || whole.parts.iter().filter(|part| part.slot == Slot::Bias);
+        biases().any(|part| part.source.is_none())
+            || biases().next().is_some() && at.container.is_some_and(|container| container.is_added(&whole.stored))
+    };
+    match wholes.iter().find(added).map(|whole| &whole.parts[0]) {
         Some(part) => Err(Error::Unholdable { format, site: part.site.clone(), why: Why::Bias }),
         None => Ok(()),
     }
@@ -127,6 +137,14 @@ pub(crate) fn dense_dtype(form: &Form) -> Dtype {
     form.leaves().iter().find_map(|(_, leaf)| of_leaf(leaf)).unwrap_or(Dtype::F32)
 }
 
+/// The number type of a weight that was rewritten and is floats.
+pub(crate) fn rewritten_dtype(source: &Form) -> Dtype {
+    match dense_dtype(source) {
+        Dtype::F8E4m3 => Dtype::Bf16,
+        dtype => dtype,
+    }
+}
+
 /// All parts as floats in one tensor.
 pub(crate) fn floats(
     at: &StageView<'_>,
@@ -151,7 +169,7 @@ pub(crate) fn floats(
 }
 
 /// The little-endian bytes of a weight as floats of a type.
-fn bytes_of(weight: &Weight, dtype: Dtype) -> Vec<u8> {
+pub(crate) fn bytes_of(weight: &Weight, dtype: Dtype) -> Vec<u8> {
     if let Expr::Leaf(Leaf { code: Code::Float(floats), mask: None, .. }) = weight
         && floats.dtype() == dtype
     {

@@ -1,14 +1,28 @@
 //! What every way to write a checkpoint has in common, and the list of them.
 
-use brevity_model::{Config, Form, Model, Reshaped, Role, STRUCTURE, Source, Stage, Weight, reshaped};
+use brevity_model::{
+    CodeForm, Config, Form, LeafForm, Model, Reshaped, Role, STRUCTURE, Source, Stage, Weight, reshaped,
+};
 
 use crate::compressed_tensors::CompressedTensors;
+use crate::custom::Custom;
 use crate::dense::Dense;
 use crate::error::Error;
 use crate::gather::StageView;
 use crate::native::Native;
 use crate::tensor::{Tensor, TensorSpec};
 use crate::unholdable::Why;
+
+/// Who opens a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opens {
+    /// Any reader of the architecture that knows the format.
+    Stock,
+    /// transformers, with the code that is written beside it.
+    Code,
+    /// Nobody but us.
+    Brevity,
+}
 
 /// A way to write a model to files.
 ///
@@ -23,6 +37,14 @@ pub trait Format: Send + Sync {
 
     /// Which tools open the result.
     fn consumers(&self) -> &'static str;
+
+    /// The same for a certain one.
+    fn opened_by(&self, opens: Opens) -> &'static str {
+        match opens {
+            Opens::Brevity => "brevity only",
+            _ => self.consumers(),
+        }
+    }
 
     /// What [`Format::encode`] will return for weights of these forms.
     ///
@@ -48,11 +70,24 @@ pub trait Format: Send + Sync {
     /// # Errors
     /// As [`Format::layout`].
     fn config(&self, source: &Config, model: &Model<Source>, forms: &Model<Form>) -> Result<Config, Error>;
+
+    /// Who opens a result of this configuration and these tensors.
+    fn opens(&self, config: &Config, specs: &[Vec<TensorSpec>]) -> Opens {
+        let _ = specs;
+        let shaped = config.get(STRUCTURE).is_some_and(|ours| ours.get("blocks").is_some());
+        if shaped { Opens::Brevity } else { Opens::Stock }
+    }
+
+    /// Files that go with a result of this configuration: names and contents.
+    fn files(&self, config: &Config) -> Vec<(String, Vec<u8>)> {
+        let _ = config;
+        Vec::new()
+    }
 }
 
 /// Every way to write a model. `--format`, help texts and the test battery are made from this list.
 pub const FORMATS: &[&dyn Format] =
-    &[&Dense, &CompressedTensors::PACKED, &CompressedTensors::INT, &CompressedTensors::NAIVE, &Native];
+    &[&Dense, &CompressedTensors::PACKED, &CompressedTensors::INT, &CompressedTensors::NAIVE, &Custom, &Native];
 
 /// The format of this name; `ct` is short for `compressed-tensors`.
 pub fn format(name: &str) -> Option<&'static dyn Format> {
@@ -89,6 +124,11 @@ pub(crate) fn plain_config(
     if stock {
         return Ok(config);
     }
+    Err(unholdable(format, model, forms, Why::Structure))
+}
+
+/// The error for a model whose blocks are not what readers expect, at the first block that is not as it was.
+pub(crate) fn unholdable(format: &'static str, model: &Model<Source>, forms: &Model<Form>, why: Why) -> Error {
     let changed = |n: &usize| match (&model.stages[*n], &forms.stages[*n]) {
         (Stage::Block(before), Stage::Block(after)) => {
             let heads = |attn: &Option<brevity_model::Attention<Form>>| attn.as_ref().map(|attn| attn.heads.clone());
@@ -103,7 +143,17 @@ pub(crate) fn plain_config(
         Stage::Block(block) if block.mlp.is_some() => Role::Up,
         _ => Role::Q,
     };
-    Err(Error::Unholdable { format, site: model.site(first, role), why: Why::Structure })
+    Error::Unholdable { format, site: model.site(first, role), why }
+}
+
+/// Weights from blocks of a GGUF file come out as halves, and the configuration says so.
+pub(crate) fn halves(mut config: Config, model: &Model<Source>) -> Config {
+    let blocks = |leaf: &LeafForm| matches!(leaf.code, CodeForm::Blocks(_));
+    if model.weights().any(|(_, _, s)| s.form.leaves().iter().any(|(_, leaf)| blocks(leaf))) {
+        let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+        config.set(key, "float16".into());
+    }
+    config
 }
 
 /// The same for formats that only we read, where our own words do as well.

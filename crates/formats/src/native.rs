@@ -87,9 +87,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use self::read::{NativeFiles, open};
-use crate::dense::{self, dense_dtype};
+use crate::dense::{self, Dense, dense_dtype};
 use crate::error::Error;
-use crate::format::{Format, any_config, forms};
+use crate::format::{Format, Opens, any_config, forms};
 use crate::gather::{Frame, Part, StageView, Whole, carry_others, others, wholes};
 use crate::tensor::{Tensor, TensorSpec};
 
@@ -202,6 +202,19 @@ impl Format for Native {
 
     fn consumers(&self) -> &'static str {
         "brevity only, where a weight was rewritten"
+    }
+
+    fn opened_by(&self, opens: Opens) -> &'static str {
+        match opens {
+            Opens::Stock => Dense.consumers(),
+            _ => "brevity only",
+        }
+    }
+
+    fn opens(&self, config: &Config, specs: &[Vec<TensorSpec>]) -> Opens {
+        let coded = specs.iter().flatten().any(|spec| spec.name.starts_with(FORMS));
+        let shaped = config.get(STRUCTURE).is_some_and(|ours| ours.get("blocks").is_some());
+        if coded || shaped { Opens::Brevity } else { Opens::Stock }
     }
 
     fn layout(&self, at: &StageView<'_>, forms: &Stage<Form>) -> Result<Vec<TensorSpec>, Error> {

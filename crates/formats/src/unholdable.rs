@@ -81,6 +81,14 @@ pub enum Why {
         "its block is not shaped like the others, or as its architecture has it, which readers of this format expect"
     )]
     Structure,
+    /// The code that is written beside the weights is not made for the architecture.
+    #[error("its block is not as `{name}` has it, and code for other blocks is written for {known} only")]
+    Architecture {
+        /// The architecture.
+        name: String,
+        /// Those that it is made for.
+        known: String,
+    },
     /// The bytes of a tensor are of a type that safetensors does not have.
     #[error("its tensor `{tensor}` has the type {dtype}, which safetensors files cannot hold")]
     Dtype {
@@ -95,8 +103,8 @@ impl Why {
     /// What the reader can do about it, if we know.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Why::Kind { .. } => "use `--format native`, which holds every expression, or `--format dense`, which \
-                multiplies it out to floats"
+            Why::Kind { .. } => "use `--format native`, which holds every expression, `--format custom`, which holds \
+                products for transformers, or `--materialize`, which multiplies them out"
                 .into(),
             Why::Bits { .. } => "use `--format native`, which holds 1 to 8 bits, or another number of bits".into(),
             Why::Ragged { columns, group } => {
@@ -110,8 +118,11 @@ impl Why {
             }
             Why::FusedScale { .. } => "use one scale for each row (`group: channel`), or `--format native`".into(),
             Why::Table => "leave it out (`except: [embed.tokens]`), or use `--format native`".into(),
-            Why::Bias => "use `--format native`".into(),
-            Why::Structure => "use `--format native`, which holds any shape, or one share for all blocks".into(),
+            Why::Bias => "use `--format custom`, whose code adds it in transformers, or `--format native`".into(),
+            Why::Structure => "use `--format custom`, whose code opens it in transformers, `--format native`, or one \
+                share for all blocks (`--uniform`)"
+                .into(),
+            Why::Architecture { .. } => "use `--format native`, which holds any shape".into(),
             Why::Name { .. } | Why::New | Why::Dropped | Why::Uncovered { .. } | Why::Shared { .. } => {
                 "use `--format native`".into()
             }

@@ -145,6 +145,8 @@ pub(crate) struct AttnNames {
     #[serde(default)]
     pub free_width: bool,
     #[serde(default)]
+    pub heads_divide: bool,
+    #[serde(default)]
     pub reach: ReachRule,
     #[serde(default)]
     pub window: Option<WindowRule>,

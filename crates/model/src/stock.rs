@@ -150,6 +150,9 @@ fn stock(config: &Config, model: &Model<[usize; 2]>) -> Option<Config> {
     let before = look.key(&d.keys.layers).and_then(|found| found.count().ok())?;
     put(&mut new, &d.keys.layers, parts.len(), before);
     let known = look.key(&d.keys.heads).and_then(|found| found.count().ok())?;
+    if count != known && d.attn.heads_divide && !model.hidden.is_multiple_of(count) {
+        return None;
+    }
     put(&mut new, &d.keys.heads, count, known);
     let kv = look.key(&d.keys.kv_heads).and_then(|found| found.count().ok());
     if kv.is_some() || heads.kv() != count {

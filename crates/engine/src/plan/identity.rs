@@ -22,6 +22,7 @@ pub(super) fn of(checkpoint: &Checkpoint, plan: &Plan) -> Result<String, Error> 
         "recipe": plan.recipe.normalised(),
         "seed": plan.seed,
         "format": plan.format.name(),
+        "materialize": plan.materialize,
         "calibration": plan.calibration.as_ref().filter(|_| plan.is_calibrated()).map(Calibration::to_json),
         "config": checkpoint.config().to_json(),
     });

@@ -201,9 +201,10 @@ fn useless_factors(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
             ));
         }
     }
-    let written =
-        plan.sites.iter().filter(|site| site.after.as_leaf().is_none() && site.bytes_after >= site.bytes_before);
-    let written: Vec<_> = written.collect();
+    // What factors take, and a bias.
+    let kept = |site: &PlannedSite| site.after.bits() + 32 * site.shape[0] as u64;
+    let out = |site: &&PlannedSite| site.after.as_leaf().is_none() && 8 * site.bytes_after > kept(site);
+    let written: Vec<_> = plan.sites.iter().filter(|site| site.bytes_after >= site.bytes_before).filter(out).collect();
     if !written.is_empty() && lints.is_empty() {
         lints.push(Lint::new(
             format!(
@@ -211,7 +212,8 @@ fn useless_factors(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
                 plan.format.name(),
                 some(written.iter().map(|w| &w.site))
             ),
-            "use `--format native` to keep the factors, and the space they save",
+            "use `--format custom`, which transformers opens, or `--format native` to keep the factors and the space they save; or \
+             say `--materialize`",
         ));
     }
     lints

@@ -1,8 +1,10 @@
 //! The forms that a recipe leaves behind, and what each step costs in memory.
 
+use brevity_formats::multiplied_out_form;
 use brevity_methods::{LinearMethod, Method, Sizes, part_of};
-use brevity_model::{Form, Linear, Model, Role, Site, Source, Stage, Sublayer};
+use brevity_model::{Dtype, Form, Linear, Model, Role, Site, Source, Stage, Sublayer};
 
+use super::linears;
 use crate::error::Error;
 use crate::recipe::Recipe;
 use crate::work::{Work, step_place};
@@ -27,15 +29,18 @@ pub(super) struct StepForms {
     pub after: Form,
 }
 
-/// Asks each method in turn what it will leave behind.
+/// Asks each method in turn what it will leave behind; with `materialize`, factors are multiplied out before the first and
+/// behind the last.
 pub(super) fn forms(
     recipe: &Recipe,
     model: &Model<Source>,
     work: &Work,
     methods: &[Method],
+    materialize: bool,
 ) -> Result<Predicted, Error> {
+    let out = |form: Form, source: &Form| if materialize { multiplied_out_form(form, source) } else { form };
     let mut forms = model
-        .try_map(|_, _, source| Ok::<_, std::convert::Infallible>(source.form.clone()))
+        .try_map(|_, _, source| Ok::<_, std::convert::Infallible>(out(source.form.clone(), &source.form)))
         .unwrap_or_else(|never| match never {});
     let mut costs = Vec::new();
     let mut part_costs = Vec::new();
@@ -43,6 +48,7 @@ pub(super) fn forms(
     for (n, stage) in forms.stages.iter_mut().enumerate() {
         part_costs.push(parts(recipe, work, methods, n, stage, &mut steps)?);
         let mut stage_costs = vec![0; work.of(n).len()];
+        let sources = linears(&model.stages[n]);
         for (role, layer) in stage.linears_mut() {
             let (at, site, numbers) = work.at(n, &role);
             for &step in numbers {
@@ -52,6 +58,8 @@ pub(super) fn forms(
                 predict(recipe, method, step, site, layer)?;
                 steps.push(StepForms { site: site.clone(), step, before, after: layer.weight.clone() });
             }
+            let form = std::mem::replace(&mut layer.weight, Form::float([0, 0], Dtype::F32));
+            layer.weight = out(form, &sources[at].weight.form);
         }
         costs.push(stage_costs);
     }

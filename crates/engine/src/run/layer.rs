@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use brevity_formats::multiplied_out;
 use brevity_kernels::ops::Compute;
 use brevity_methods::{Cx, Kind, Method, Seen};
 use brevity_model::{Floats, Form, Linear, Site, Stage, Weight};
@@ -138,11 +139,15 @@ impl Job<'_, '_> {
             notes.append(&mut cx.notes);
             figures.extend(cx.figures.into_iter().map(|(name, value)| (name, figure(value))));
         }
+        let empty = || Weight::float([0, 0], Floats::F32(Vec::new()));
+        let source = self.plan.source(n, at);
+        if self.plan.materialize {
+            layer.weight = multiplied_out(std::mem::replace(&mut layer.weight, empty()), source);
+        }
         let form = Form::of(&layer.weight);
         let data_error = aim.and_then(|aim| data_error(&aim, &layer.weight, seen, self.plan.compute()));
         if !steps.is_empty() && self.plan.is_calibrated() {
-            let source = self.plan.source(n, at);
-            let weight = std::mem::replace(&mut layer.weight, Weight::float([0, 0], Floats::F32(Vec::new())));
+            let weight = std::mem::replace(&mut layer.weight, empty());
             layer.weight = self.plan.format.held(weight, source);
         }
         let planned = self.plan.planned(n, at);

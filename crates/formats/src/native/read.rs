@@ -399,6 +399,11 @@ impl Container for NativeFiles {
         Some(Source { tensor: record.tensor.clone(), form: record.form.clone(), view: view.clone() })
     }
 
+    fn is_added(&self, tensor: &str) -> bool {
+        self.tensors.get(tensor).is_some_and(|parts| parts.iter().all(|part| part.record.bias))
+            || self.inner.is_added(tensor)
+    }
+
     fn stored(&self) -> Vec<String> {
         self.inner.stored()
     }

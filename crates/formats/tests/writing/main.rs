@@ -5,6 +5,7 @@ mod common;
 
 mod architectures;
 mod battery;
+mod custom;
 mod gguf;
 mod malformed;
 mod models;
