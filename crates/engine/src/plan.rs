@@ -381,10 +381,14 @@ fn unseen(recipe: &Recipe, work: &Work, methods: &[Method], stages: usize) -> Re
     Ok(())
 }
 
-/// Refuses a step that compares the inputs of a layer in both models where a step before it took some of them away.
+/// Refuses a step that compares the inputs of a layer in both models one by one where a step before it took some of them
+/// away.
 fn narrowed(recipe: &Recipe, methods: &[Method], steps: &[predict::StepForms]) -> Result<(), Error> {
     let compares = |step: &&predict::StepForms| {
-        methods[step.step].linear().is_some_and(|method| method.needs().reference)
+        let needs = methods[step.step].needs(None);
+        methods[step.step].linear().is_some()
+            && needs.reference
+            && needs.gram
             && matches!(step.site.role, Role::O | Role::Down)
     };
     for step in steps.iter().filter(compares) {

@@ -43,10 +43,13 @@ impl Work {
                         (picked, *used) = (true, true);
                     }
                 }
-                // A method that has nothing to do with this kind of sublayer does not touch it.
+                // A method that has nothing to do with this kind of sublayer or layer does not touch it.
                 let part = Sublayer::of(&site.role).filter(|_| matches!(site.place, Place::Block(_)));
                 if let Some(method) = methods[number].block() {
                     picked &= part.is_some_and(|part| method.rewrites(part));
+                }
+                if let Some(method) = methods[number].linear() {
+                    picked &= method.rewrites(&site.role);
                 }
                 if picked {
                     let mut except = false;

@@ -11,7 +11,7 @@ use brevity_runtime::Resident;
 use common::{Llama, StopAfter, files, golden, options, plan, recipe, run, weight_bytes};
 
 /// Recipes that take something out, then factor or quantize what is left.
-const RECIPES: [(&str, &str); 7] = [
+const RECIPES: [(&str, &str); 8] = [
     ("channels", "format: native\nsteps:\n  - prune.channels: {sparsity: 0.5, multiple: 4}\n"),
     ("heads", "format: native\nsteps:\n  - prune.heads: {sparsity: 0.5}\n"),
     ("layers", "format: native\nsteps:\n  - prune.layers: {count: 1, first: 0, last: 0}\n"),
@@ -23,6 +23,10 @@ const RECIPES: [(&str, &str); 7] = [
     (
         "all of it",
         "format: native\nsteps:\n  - prune.layers: {count: 1, unit: attn, first: 0, last: 0}\n  - prune.heads: {sparsity: 0.4}\n  - prune.channels: {sparsity: 0.3, multiple: 2}\n  - decompose.svd: {ratio: 0.6, at: mlp}\n  - quantize.rtn: {bits: 4, group: channel}\n",
+    ),
+    (
+        "all of it, made up for",
+        "format: native\nsteps:\n  - prune.layers: {count: 1, unit: attn, first: 0, last: 0}\n  - prune.heads: {sparsity: 0.4}\n  - prune.channels: {sparsity: 0.3, multiple: 2}\n  - recover.norm: {}\n  - recover.residual: {}\n  - recover.bias: {}\n  - quantize.rtn: {bits: 8, group: channel}\n",
     ),
     (
         "modegpt and gptq",
@@ -210,4 +214,98 @@ fn what_was_cut_can_be_cut_again() {
     );
     let (a, b) = (logits(&cut).unwrap(), logits(&Checkpoint::open(&same).unwrap()).unwrap());
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 0.2), "only rounding lies between them");
+}
+
+/// `Σ (a - b)²`.
+fn squared(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+}
+
+#[test]
+fn the_residual_stream_is_brought_back_whatever_was_taken_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(4, 32, 48, false).checkpoint(&dir.path().join("in"));
+    let dense = logits(&checkpoint).unwrap();
+    for (n, step) in [
+        "prune.layers: {count: 1, first: 1, last: 1}",
+        "prune.heads: {sparsity: 0.5, compensate: none}",
+        "prune.channels: {sparsity: 0.5, compensate: none}",
+        "decompose.modegpt: {sparsity: 0.5, multiple: 4}",
+        "decompose.svd: {ratio: 0.5}",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let lost = |name: &str, more: &str| {
+            let out = dir.path().join(format!("{name} {n}"));
+            let text = format!("format: native\nsteps:\n  - {step}\n{more}");
+            let calibration = common::samples(40, 24, 64, Compute::F32);
+            let options =
+                brevity_engine::PlanOptions { threads: 2, calibration: Some(calibration), ..Default::default() };
+            let plan = Plan::make(&checkpoint, &recipe(&text), &options).unwrap_or_else(|error| panic!("{error}"));
+            let report = plan.run(&checkpoint, &out, &RunOptions::default(), &mut ()).unwrap();
+            let closed = report.sites.iter().filter_map(|row| row.figures.get("gap_closed"));
+            assert!(closed.clone().all(|closed| (0.0..=1.0).contains(closed)), "{step}");
+            assert!(more.is_empty() == (closed.count() == 0), "{step}");
+            squared(&dense, &logits(&Checkpoint::open(&out).unwrap()).unwrap())
+        };
+        let (plain, recovered) = (lost("plain", ""), lost("recovered", "  - recover.residual: {}\n"));
+        assert!(recovered < plain, "{step}: {plain} {recovered}");
+    }
+}
+
+#[test]
+fn where_nothing_was_lost_nothing_is_refitted() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(2, 32, 48, true).checkpoint(&dir.path().join("in"));
+    let out = dir.path().join("out");
+    let report =
+        run(&checkpoint, &recipe("format: dense\nsteps:\n  - recover.norm: {}\n  - recover.residual: {}\n"), &out);
+    let notes: Vec<&String> = report.sites.iter().flat_map(|row| &row.notes).collect();
+    assert_eq!(notes.len(), 8, "{notes:?}");
+    assert!(notes.iter().all(|note| note.contains("not refitted")), "{notes:?}");
+    assert_eq!(logits(&checkpoint), logits(&Checkpoint::open(&out).unwrap()));
+}
+
+#[test]
+fn sublayers_that_are_normed_behind_are_named_in_the_plan_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "format: native\nsteps:\n  - prune.channels: {sparsity: 0.5, multiple: 4}\n  - recover.residual: {}\n";
+    for (name, path) in golden(dir.path()) {
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let normed = checkpoint.model().stages.iter().any(|stage| match stage {
+            Stage::Block(block) => {
+                block.attn.as_ref().is_some_and(|attn| attn.after.is_some() || attn.sum.is_some())
+                    || block.mlp.as_ref().is_some_and(|mlp| mlp.after.is_some() || mlp.sum.is_some())
+            }
+            _ => false,
+        });
+        let plan = plan(&checkpoint, &recipe(text));
+        let said = plan.lints.iter().any(|lint| lint.what.contains("recover.residual") && lint.hint.contains("normed"));
+        assert_eq!(said, normed, "{name}: {:?}", plan.lints);
+        let report = plan.run(&checkpoint, &dir.path().join(format!("{name} out")), &RunOptions::default(), &mut ());
+        let rows = report.unwrap().sites;
+        let left = rows.iter().filter(|row| row.notes.iter().any(|note| note.contains("is normed before")));
+        assert_eq!(left.count() > 0, normed, "{name}");
+    }
+}
+
+#[test]
+fn biases_are_corrected_behind_channels_and_heads_that_went() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = golden(dir.path()).into_iter().find(|(name, _)| name == "gpt2").unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let dense = logits(&checkpoint).unwrap();
+    let lost = |name: &str, more: &str| {
+        let out = dir.path().join(name);
+        let text = format!(
+            "format: native\nsteps:\n  - prune.channels: {{sparsity: 0.5, compensate: none}}\n  - prune.heads: {{sparsity: 0.5, compensate: none}}\n{more}"
+        );
+        let report = run(&checkpoint, &recipe(&text), &out);
+        let moved = report.sites.iter().filter(|row| row.figures.contains_key("bias_shift")).count();
+        assert!(more.is_empty() || moved > 0);
+        squared(&dense, &logits(&Checkpoint::open(&out).unwrap()).unwrap())
+    };
+    let (plain, corrected) = (lost("plain", ""), lost("corrected", "  - recover.bias: {}\n"));
+    assert!(corrected < plain, "{plain} {corrected}");
 }

@@ -147,6 +147,11 @@ pub trait BlockMethod: Send + Sync + fmt::Debug {
     /// What the method must see at a tap of the sublayers it rewrites.
     fn needs(&self, tap: Tap) -> Needs;
 
+    /// Whether it changes what the sublayer reads, so that this must be looked at again for what comes behind it.
+    fn moves_inputs(&self) -> bool {
+        false
+    }
+
     /// Changes the sublayer. On an error it may be half changed and must not be used.
     fn rewrite(&self, part: Part<'_, Weight>, cx: &mut BlockCx<'_>) -> Result<()>;
 

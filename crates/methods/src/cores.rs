@@ -107,6 +107,7 @@ impl Look<'_> {
             sum_sq,
             gram,
             drift,
+            ..Fold::default()
         }
     }
 

@@ -107,6 +107,7 @@ fn behind(fold: &Fold, rows: usize, before: &[f32], after: &[f32]) -> Fold {
         reference_sum: sums(before, &fold.reference_sum),
         drift: fold.drift.as_ref().zip(fold.gram.as_ref()).map(|(drift, g)| drift.through(g, rows, before, after)),
         gram,
+        ..Fold::default()
     }
 }
 

@@ -79,7 +79,10 @@ mod quantize {
 /// Making up for what other steps took.
 mod recover {
     pub(crate) mod bias;
+    pub(crate) mod norm;
+    pub(crate) mod residual;
     pub(crate) mod retarget;
+    mod ridge;
 }
 
 use std::sync::Arc;
@@ -109,8 +112,10 @@ pub use quantize::grid::{Clip, GridSettings, Ragged, ScaleDtype, Share, Whole};
 pub use quantize::rtn::Rtn;
 pub use rate::coding_rate;
 pub use recover::bias::Bias;
+pub use recover::norm::Norm;
+pub use recover::residual::Residual;
 pub use recover::retarget::Retarget;
-pub use seen::{Both, Fold, Needs, Seen, Shared};
+pub use seen::{Both, Fold, Gap, Needs, Seen, Shared};
 pub use settings::Setting;
 pub use stream::{Directions, StreamMethod};
 
@@ -178,6 +183,7 @@ pub const METHODS: &[Entry] = &[
     prune::heads::ENTRY,
     prune::channels::ENTRY,
     decompose::modegpt::ENTRY,
+    recover::norm::ENTRY,
     recover::retarget::ENTRY,
     prune::magnitude::ENTRY,
     prune::wanda::ENTRY,
@@ -187,6 +193,7 @@ pub const METHODS: &[Entry] = &[
     decompose::svd_llm::ENTRY,
     decompose::afm::ENTRY,
     decompose::mpo::ENTRY,
+    recover::residual::ENTRY,
     quantize::rtn::ENTRY,
     quantize::gptq::ENTRY,
     recover::bias::ENTRY,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use brevity_model::{Form, Linear, Site, Tap, Weight};
+use brevity_model::{Form, Linear, Role, Site, Tap, Weight};
 
 use crate::block::BlockMethod;
 use crate::error::{Error, Result};
@@ -21,8 +21,11 @@ pub struct Cx<'a> {
     pub seed: u64,
     /// What was seen of the layer's inputs: at least what [`LinearMethod::needs`] asks for.
     pub seen: &'a Seen,
-    /// The layer as the recipe got it, where whoever drives the method knows it.
+    /// The layer when its inputs were looked at, in front of the first step for single layers, where whoever drives the
+    /// method knows it.
     pub original: Option<&'a Linear<Weight>>,
+    /// The layer in the original model, where a step for whole sublayers has taken inputs from it.
+    pub source: Option<&'a Linear<Weight>>,
     /// What the method found and chose, by name, for the report: `damp`, `held_out_error`; of a factor of a product
     /// with its path in front, `0.damp`.
     pub figures: Vec<(String, f64)>,
@@ -37,10 +40,10 @@ impl<'a> Cx<'a> {
 
     /// With what was seen of the layer's inputs. Nothing noted yet.
     pub fn with(site: &'a Site, seed: u64, seen: &'a Seen) -> Self {
-        Cx { site, notes: Vec::new(), seed, seen, original: None, figures: Vec::new() }
+        Cx { site, notes: Vec::new(), seed, seen, original: None, source: None, figures: Vec::new() }
     }
 
-    /// The same for a layer that was `original` before the first step.
+    /// The same for a layer that was `original` before the first step for single layers.
     pub fn of(self, original: &'a Linear<Weight>) -> Self {
         Cx { original: Some(original), ..self }
     }
@@ -50,6 +53,12 @@ impl<'a> Cx<'a> {
 ///
 /// The same method with the same settings, layer and seed gives the same bytes, whatever the number of threads.
 pub trait LinearMethod: Send + Sync + fmt::Debug {
+    /// Whether the method has anything to do with a layer of this kind.
+    fn rewrites(&self, role: &Role) -> bool {
+        let _ = role;
+        true
+    }
+
     /// What the method must see of the inputs of the layers it rewrites. Nothing, unless it says otherwise.
     fn needs(&self) -> Needs {
         Needs::default()

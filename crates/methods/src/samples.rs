@@ -33,6 +33,7 @@ pub(crate) fn fold(n: usize, x: &[f32], r: &[f32]) -> Fold {
         sum: sum(x),
         sum_abs: sum(&sizes),
         reference_sum: sum(r),
+        ..Fold::default()
     }
 }
 

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
-use brevity_kernels::gram::{Cross, Gram};
+use brevity_kernels::gram::{Cross, Gram, Outer};
 
 /// What a method must know about the inputs of a layer. Nothing, by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Needs {
     pub coding_rate: bool,
     /// The inputs of the same layer in the original model, beside those in the compressed one.
     pub reference: bool,
+    /// The residual stream behind the layer in both models, for layers whose outputs are added to it.
+    pub stream: bool,
     /// A part of the samples kept apart, to choose on what was not fitted to.
     pub held_out: bool,
 }
@@ -38,6 +40,7 @@ impl Needs {
             absolute: self.absolute | other.absolute,
             coding_rate: self.coding_rate | other.coding_rate,
             reference: self.reference | other.reference,
+            stream: self.stream | other.stream,
             held_out: self.held_out | other.held_out,
         }
     }
@@ -59,8 +62,46 @@ pub struct Fold {
     pub sum_sq: Vec<f64>,
     /// `Σ |x|`.
     pub sum_abs: Vec<f64>,
-    /// `Σ r`, where a reference was asked for.
+    /// `Σ r`, where a reference was asked for. It may be wider than `x`, where units were taken out between the two.
     pub reference_sum: Vec<f64>,
+    /// `Σ r x`, of each input by itself, where a reference was asked for.
+    pub reference_dot: Vec<f64>,
+    /// What the residual stream lacks behind the layer, where it was asked for and the outputs are added to it.
+    pub gap: Option<Gap>,
+}
+
+/// How far the residual stream behind a layer is from that of the original model: `e = s_r - s_x` at each place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gap {
+    /// `Σ e xᵀ`, `[outputs, inputs]`.
+    pub pull: Outer,
+    /// `Σ e`.
+    pub sum: Vec<f64>,
+    /// `Σ ‖e‖²`.
+    pub squares: f64,
+}
+
+impl Gap {
+    /// Nothing seen yet of so many outputs and inputs.
+    pub fn new(shape: [usize; 2]) -> Self {
+        Gap { pull: Outer::new(shape), sum: vec![0.0; shape[0]], squares: 0.0 }
+    }
+
+    /// Adds rows `e` `[rows, outputs]` beside the inputs `x` `[rows, inputs]`.
+    pub fn add(&mut self, e: &[f32], x: &[f32]) {
+        self.pull.add(e, x);
+        for row in e.chunks_exact(self.sum.len().max(1)) {
+            self.sum.iter_mut().zip(row).for_each(|(sum, &e)| *sum += f64::from(e));
+            self.squares += row.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>();
+        }
+    }
+
+    /// Adds what another has seen.
+    pub fn merge(&mut self, other: &Gap) {
+        self.pull.merge(&other.pull);
+        self.sum.iter_mut().zip(&other.sum).for_each(|(a, b)| *a += b);
+        self.squares += other.squares;
+    }
 }
 
 impl Fold {
@@ -88,6 +129,12 @@ impl Fold {
         add(&mut self.sum_sq, &other.sum_sq);
         add(&mut self.sum_abs, &other.sum_abs);
         add(&mut self.reference_sum, &other.reference_sum);
+        add(&mut self.reference_dot, &other.reference_dot);
+        match (&mut self.gap, &other.gap) {
+            (Some(a), Some(b)) => a.merge(b),
+            (a @ None, Some(b)) => *a = Some(b.clone()),
+            (_, None) => (),
+        }
     }
 }
 
@@ -117,6 +164,8 @@ impl Seen {
             sum_sq: Vec::new(),
             sum_abs: Vec::new(),
             reference_sum: Vec::new(),
+            reference_dot: Vec::new(),
+            gap: None,
         };
         let shared = Shared(Mutex::new(BTreeMap::new()));
         Seen { fit: NONE, held_out: NONE, influence: None, coding_rate: None, shared }

@@ -143,6 +143,44 @@ impl<'a> Flow<'a> {
         }
     }
 
+    /// What a tap in front of a sublayer shows of a sample that has been there, `[1, tokens, width]`, once more: the norm may
+    /// be another since.
+    ///
+    /// # Errors
+    /// As [`Flow::tap`].
+    pub fn again(&mut self, place: Place, block: &Block<Applied>, tap: Tap, sample: usize) -> Result<Tensor> {
+        let missing = Error::Missing { what: "norm in front of this tap" };
+        let x = self.hidden.get(sample)?;
+        let y = match (tap, &block.attn, &block.mlp) {
+            (Tap::AttnIn, Some(attn), _) => self.forward.attn_in(attn, &x),
+            (Tap::MlpIn, _, Some(mlp)) => self.forward.mlp_in(mlp, &x),
+            _ => Err(missing),
+        };
+        let y = y.map_err(|e| e.at(place))?;
+        check_finite(&y, place, sample)?;
+        Ok(y)
+    }
+
+    /// The residual stream behind the sublayer in whose middle a sample has arrived, `[1, tokens, hidden]`, with the last
+    /// matrix as it is. The sample stays where it is.
+    ///
+    /// # Errors
+    /// As [`Flow::tap`].
+    pub fn behind(&mut self, place: Place, block: &Block<Applied>, tap: Tap, sample: usize) -> Result<Tensor> {
+        let middle = self.between.get(sample)?;
+        let y = match (tap, &block.attn, &block.mlp) {
+            (Tap::AttnMix, Some(attn), _) => self.forward.attn_out(attn, &self.hidden.get(sample)?, &middle),
+            (Tap::MlpMid, _, Some(mlp)) => {
+                let residual = if block.parallel { self.aside.get(sample)? } else { self.hidden.get(sample)? };
+                self.forward.mlp_out(mlp, &residual, &middle)
+            }
+            _ => Err(Error::Missing { what: "last matrix behind this tap" }),
+        };
+        let y = y.map_err(|e| e.at(place))?;
+        check_finite(&y, place, sample)?;
+        Ok(y)
+    }
+
     fn past_attention(&mut self, block: &Block<Applied>, x: &Tensor, sample: usize) -> Result<Tensor> {
         match &block.attn {
             None => Ok(x.clone()),

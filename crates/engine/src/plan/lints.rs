@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use brevity_formats::Checkpoint;
 use brevity_methods::Kind;
-use brevity_model::{CodeForm, Form, Group, MaskForm, Model, Role, Source};
+use brevity_model::{Block, CodeForm, Form, Group, MaskForm, Model, Role, Source, Stage};
 use serde::Serialize;
 
 use super::predict::StepForms;
@@ -31,6 +31,7 @@ pub(super) fn all(plan: &Plan, checkpoint: &Checkpoint, steps: &[StepForms]) -> 
     lints.extend(idle_excepts(plan));
     lints.extend(wrong_order(plan, steps));
     lints.extend(late_aim(plan, steps));
+    lints.extend(normed(plan, checkpoint.model()));
     lints.extend(lost_masks(plan, steps));
     lints.extend(coded_twice(plan));
     lints.extend(other_groups(plan, steps));
@@ -293,6 +294,31 @@ fn late_aim(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
         format!("{} had something taken before `recover.retarget`", some(sites.into_iter())),
         "it aims at what the layer gives as it gets it; put it first, so that the steps behind it keep to that aim",
     )]
+}
+
+/// Steps that look at the residual stream behind layers whose outputs are normed before they are it.
+fn normed(plan: &Plan, model: &Model<Source>) -> Vec<Lint> {
+    let is_normed = |stage: &Stage<Source>, role: &Role| match (stage, role) {
+        (Stage::Block(Block { attn: Some(attn), .. }), Role::O) => attn.after.is_some() || attn.sum.is_some(),
+        (Stage::Block(Block { mlp: Some(mlp), .. }), Role::Down) => mlp.after.is_some() || mlp.sum.is_some(),
+        _ => false,
+    };
+    let mut lints = Vec::new();
+    for n in (0..plan.methods.len()).filter(|&n| plan.methods[n].needs(None).stream) {
+        let own = model.stages.iter().enumerate().flat_map(|(at, stage)| {
+            let own = plan.work.of(at).iter().filter(move |(_, steps)| steps.contains(&n));
+            own.filter(|(site, _)| is_normed(stage, &site.role)).map(|(site, _)| site)
+        });
+        let sites: Vec<_> = own.collect();
+        if !sites.is_empty() {
+            lints.push(Lint::new(
+                format!("{} leaves {} as it is", step_name(plan, n), some(sites)),
+                "what it returns is normed before it is the residual stream, which a matrix alone cannot make up for; \
+                 leave the step out for this model",
+            ));
+        }
+    }
+    lints
 }
 
 /// Shapes that depend on a text, in a plan without one.

@@ -1,7 +1,7 @@
 //! How much memory the work takes at most.
 
 use brevity_formats::TensorSpec;
-use brevity_kernels::gram::{Cross, Gram};
+use brevity_kernels::gram::{Cross, Gram, Outer};
 use brevity_kernels::ops::Compute;
 use brevity_methods::Needs;
 use brevity_model::{CodeForm, Form, Linear, Model, Source, Stage};
@@ -201,13 +201,17 @@ impl Costs<'_> {
         let sample = self.samples.longest as u64 * 4 * widths(before).sample as u64;
         let seen = |(role, layer): &(brevity_model::Role, Linear<Form>)| {
             let needs = Tap::of(role).map(|tap| self.looks.most(n, tap)).filter(|needs| !needs.is_nothing())?;
-            let [_, width] = layer.weight.shape();
+            let [rows, width] = layer.weight.shape();
             let folds = if needs.held_out { 2 } else { 1 };
             let gram = if needs.gram { Gram::bytes(width) } else { 0 };
             let drift = if needs.gram && needs.reference { Cross::bytes(width) } else { 0 };
             // The sum of both folds is there beside them.
             let both = if needs.held_out { gram } else { 0 };
-            Some(both + folds * (gram + drift + 32 * width as u64))
+            let gap = if needs.stream { Outer::bytes([rows, width]) } else { 0 };
+            // What the residual stream lacks of one sample, in both models and the difference; and the layer as it was.
+            let stream = if needs.stream { 12 * (self.samples.longest * rows) as u64 } else { 0 };
+            let source = if needs.reference && self.parts[n] > 0 { held_bytes(&layer.weight) } else { 0 };
+            Some(both + folds * (gram + drift + gap + 48 * width as u64) + stream + source)
         };
         let mut copy = before.clone();
         let layers = copy.linears_mut().into_iter().map(|(role, layer)| (role, layer.clone()));

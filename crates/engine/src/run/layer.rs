@@ -55,7 +55,7 @@ impl Job<'_, '_> {
                 let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let taken = layer.lock().expect("no one panics with a layer in hand").take();
                 let (at, site, steps, layer) = taken.expect("every layer is taken once");
-                let row = self.one(n, at, site, &steps, layer, &Seen::nothing());
+                let row = self.one(n, at, site, &steps, layer, None, &Seen::nothing());
                 if row.is_err() {
                     failed.store(true, Ordering::Relaxed);
                 }
@@ -94,7 +94,9 @@ impl Job<'_, '_> {
         }
     }
 
-    /// One layer through all its steps, unless the observer stops it, who is told of it then.
+    /// One layer through all its steps, unless the observer stops it, who is told of it then. `source` is what it was in the
+    /// original model, if a step for whole sublayers has changed its inputs.
+    #[allow(clippy::too_many_arguments)]
     pub fn one(
         &self,
         n: usize,
@@ -102,15 +104,17 @@ impl Job<'_, '_> {
         site: &Site,
         steps: &[usize],
         layer: &mut Linear<Weight>,
+        source: Option<&Linear<Weight>>,
         seen: &Seen,
     ) -> Result<SiteReport, Error> {
         self.go_on()?;
-        let row = self.pool.install(|| self.layer(n, at, site, steps, layer, seen))?;
+        let row = self.pool.install(|| self.layer(n, at, site, steps, layer, source, seen))?;
         self.observer.lock().expect("no one panics while watching").layer(&row);
         Ok(row)
     }
 
     /// One layer through all its steps.
+    #[allow(clippy::too_many_arguments)]
     fn layer(
         &self,
         n: usize,
@@ -118,6 +122,7 @@ impl Job<'_, '_> {
         site: &Site,
         steps: &[usize],
         layer: &mut Linear<Weight>,
+        source: Option<&Linear<Weight>>,
         seen: &Seen,
     ) -> Result<SiteReport, Error> {
         let start = Instant::now();
@@ -128,10 +133,10 @@ impl Job<'_, '_> {
         let mut aim = None;
         for &step in steps {
             let kind = self.plan.recipe.steps[step].entry().map(|entry| entry.kind);
-            if aim.is_none() && kind != Some(Kind::Retarget) {
+            if aim.is_none() && !matches!(kind, Some(Kind::Retarget | Kind::Correct)) {
                 aim = Some(layer.weight.clone());
             }
-            let mut cx = Cx::with(site, self.plan.seed, seen).of(&original);
+            let mut cx = Cx { source, ..Cx::with(site, self.plan.seed, seen).of(&original) };
             let Some(method) = self.methods[step].linear() else { continue };
             method
                 .rewrite(layer, &mut cx)

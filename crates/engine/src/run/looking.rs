@@ -12,8 +12,8 @@ use brevity_formats::Checkpoint;
 use brevity_kernels::gram::{Cross, Gram};
 use brevity_kernels::matmul::Rows;
 use brevity_kernels::ops::Compute;
-use brevity_methods::{Fold, Method, Needs, Seen};
-use brevity_model::{Block, Linear, Place, Stage, Sublayer, Weight};
+use brevity_methods::{Fold, Gap, Method, Needs, Seen};
+use brevity_model::{Block, Linear, Place, Role, Stage, Sublayer, Weight};
 use brevity_runtime::{Applied, Flow, Keep, Prepare, Tap, values};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -56,7 +56,7 @@ impl Looks {
                 // So that the error of what a layer returns can be told, whatever its methods look at.
                 needs.gram |= needs.moments | needs.absolute;
                 let Some(tap) = Tap::of(&site.role).filter(|_| !needs.is_nothing()) else { continue };
-                looks.reference |= needs.reference;
+                looks.reference |= needs.reference | needs.stream;
                 put(&mut looks.stages[n], tap, needs);
             }
             for part in [Sublayer::Attn, Sublayer::Mlp] {
@@ -182,6 +182,7 @@ impl<'a> Looking<'a> {
         let reference = self.reference.is_some().then(|| applied.clone());
         if let Stage::Block(block) = stage {
             let parts = Parts::of(n, block, job);
+            let sources = self.sources(n, block, &parts, job);
             let mut done = parts.unseen(block, job)?;
             if !done.is_empty() {
                 applied = job.pool.install(|| self.prepare.stage(stage)).map_err(Error::Run)?;
@@ -189,12 +190,12 @@ impl<'a> Looking<'a> {
             for part in [Sublayer::Attn, Sublayer::Mlp] {
                 let [front, between] = taps(part);
                 let needs = self.looks.most(n, front);
-                let before = self.look(place, &applied, reference.as_ref(), front, needs, job)?;
+                let before = self.look(place, &applied, reference.as_ref(), front, needs, false, job)?;
                 let steps = parts.seen(part, job);
                 if let Some(mut before) = before {
                     if !steps.is_empty() {
                         let needs = self.looks.of_parts(n, between);
-                        let inside = self.look(place, &applied, reference.as_ref(), between, needs, job)?;
+                        let inside = self.look(place, &applied, reference.as_ref(), between, needs, false, job)?;
                         let mut seen = BTreeMap::from([(front, before)]);
                         seen.extend(inside.map(|inside| (between, inside)));
                         let Stage::Block(block) = &mut *stage else { unreachable!("it was a block before") };
@@ -203,12 +204,20 @@ impl<'a> Looking<'a> {
                         self.phases.rewrite_seconds += start.elapsed().as_secs_f64();
                         self.ready_part(part, stage, &mut applied, job)?;
                         before = seen.remove(&front).unwrap_or_default();
+                        let needs = self.looks.at(n, front);
+                        if parts.moves_inputs(&steps, job)
+                            && !needs.is_nothing()
+                            && let Some(anew) =
+                                self.look(place, &applied, reference.as_ref(), front, needs, true, job)?
+                        {
+                            before = anew;
+                        }
                     }
-                    self.layers(n, Some(front), stage, &mut applied, &before, job, &mut rows)?;
+                    self.layers(n, Some(front), stage, &mut applied, &sources, &before, job, &mut rows)?;
                 }
                 let needs = self.looks.at(n, between);
-                if let Some(inside) = self.look(place, &applied, reference.as_ref(), between, needs, job)? {
-                    self.layers(n, Some(between), stage, &mut applied, &inside, job, &mut rows)?;
+                if let Some(inside) = self.look(place, &applied, reference.as_ref(), between, needs, false, job)? {
+                    self.layers(n, Some(between), stage, &mut applied, &sources, &inside, job, &mut rows)?;
                 }
             }
             parts.report(stage, done, &mut rows, job);
@@ -217,10 +226,10 @@ impl<'a> Looking<'a> {
             let seen = match needs.is_nothing() {
                 true => Seen::nothing(),
                 false => self
-                    .look(place, &applied, reference.as_ref(), Tap::HeadIn, needs, job)?
+                    .look(place, &applied, reference.as_ref(), Tap::HeadIn, needs, false, job)?
                     .unwrap_or_else(Seen::nothing),
             };
-            self.layers(n, None, stage, &mut applied, &seen, job, &mut rows)?;
+            self.layers(n, None, stage, &mut applied, &[], &seen, job, &mut rows)?;
         }
         if self.is_needed(n + 1) {
             let start = Instant::now();
@@ -236,7 +245,25 @@ impl<'a> Looking<'a> {
         Ok(rows)
     }
 
-    /// Takes the samples to a tap and looks at them; `None` if the stage has no such tap (any more).
+    /// The last matrices of the sublayers of a block that are rewritten as wholes, where a step for single layers compares
+    /// what they return in both models.
+    fn sources(
+        &self,
+        n: usize,
+        block: &Block<Weight>,
+        parts: &Parts,
+        job: &Job<'_, '_>,
+    ) -> Vec<(Role, Linear<Weight>)> {
+        let attn = block.attn.as_ref().map(|attn| (Sublayer::Attn, Role::O, &attn.o));
+        let mlp = block.mlp.as_ref().map(|mlp| (Sublayer::Mlp, Role::Down, &mlp.down));
+        let last = [attn, mlp].into_iter().flatten();
+        let compared =
+            last.filter(|(part, ..)| parts.rewrites(*part, job) && self.looks.at(n, taps(*part)[1]).reference);
+        compared.map(|(_, role, layer)| (role, layer.clone())).collect()
+    }
+
+    /// Takes the samples to a tap and looks at them, or `again` at the tap where they are; `None` if the stage has no such
+    /// tap (any more).
     #[allow(clippy::too_many_arguments)]
     fn look(
         &mut self,
@@ -245,6 +272,7 @@ impl<'a> Looking<'a> {
         reference: Option<&Stage<Applied>>,
         tap: Tap,
         needs: Needs,
+        again: bool,
         job: &Job<'_, '_>,
     ) -> Result<Option<Seen>, Error> {
         let there = has(applied, tap);
@@ -257,13 +285,13 @@ impl<'a> Looking<'a> {
             job.go_on()?;
             let start = Instant::now();
             let x = match there {
-                true => Some(job.pool.install(|| to_tap(&mut self.flow, place, applied, tap, sample))?),
+                true => Some(job.pool.install(|| to_tap(&mut self.flow, place, applied, tap, sample, again))?),
                 false => None,
             };
             // The original model goes its way whatever was taken out of the other.
             let r = match (&mut self.reference, reference) {
                 (Some(flow), Some(applied)) if has(applied, tap) => {
-                    Some(job.pool.install(|| to_tap(flow, place, applied, tap, sample))?)
+                    Some(job.pool.install(|| to_tap(flow, place, applied, tap, sample, again))?)
                 }
                 _ => None,
             };
@@ -271,9 +299,23 @@ impl<'a> Looking<'a> {
             let Some(x) = x.filter(|_| !needs.is_nothing()) else { continue };
             let start = Instant::now();
             let fold = if needs.held_out && self.held_out[sample] { &mut seen.held_out } else { &mut seen.fit };
-            let r = r.filter(|r| needs.reference && r.dims() == x.dims());
+            let r = r.filter(|_| needs.reference);
             job.pool.install(|| add(fold, needs, &x, r.as_ref(), self.compute))?;
             self.phases.gram_seconds += start.elapsed().as_secs_f64();
+            if let (true, Some(flow), Some(Stage::Block(then)), Stage::Block(now)) =
+                (needs.stream, &mut self.reference, reference, applied)
+                && is_added(now, tap)
+            {
+                let start = Instant::now();
+                let behind = |flow: &mut Flow<'_>, block| {
+                    job.pool.install(|| flow.behind(place, block, tap, sample)).map_err(Error::Run)
+                };
+                let (then, now) = (behind(flow, then)?, behind(&mut self.flow, now)?);
+                self.phases.forward_seconds += start.elapsed().as_secs_f64();
+                let start = Instant::now();
+                job.pool.install(|| add_gap(fold, &x, &then, &now))?;
+                self.phases.gram_seconds += start.elapsed().as_secs_f64();
+            }
         }
         if !there {
             return Ok(None);
@@ -293,6 +335,7 @@ impl<'a> Looking<'a> {
         tap: Option<Tap>,
         stage: &mut Stage<Weight>,
         applied: &mut Stage<Applied>,
+        sources: &[(Role, Linear<Weight>)],
         seen: &Seen,
         job: &Job<'_, '_>,
         rows: &mut Vec<SiteReport>,
@@ -304,7 +347,8 @@ impl<'a> Looking<'a> {
                 continue;
             }
             let start = Instant::now();
-            rows.push(job.one(n, at, site, &steps, layer, seen)?);
+            let source = sources.iter().find(|(of, _)| *of == role).map(|(_, source)| source);
+            rows.push(job.one(n, at, site, &steps, layer, source, seen)?);
             self.phases.rewrite_seconds += start.elapsed().as_secs_f64();
             let start = Instant::now();
             *ready = job.pool.install(|| self.ready(layer, ready))?;
@@ -356,8 +400,25 @@ fn has(stage: &Stage<Applied>, tap: Tap) -> bool {
     }
 }
 
-fn to_tap(flow: &mut Flow<'_>, place: Place, stage: &Stage<Applied>, tap: Tap, sample: usize) -> Result<Tensor, Error> {
+/// Whether what a sublayer returns is added to the residual stream, and nothing else happens to either.
+fn is_added(block: &Block<Applied>, tap: Tap) -> bool {
+    match tap {
+        Tap::AttnMix => block.attn.as_ref().is_some_and(|attn| attn.after.is_none() && attn.sum.is_none()),
+        Tap::MlpMid => block.mlp.as_ref().is_some_and(|mlp| mlp.after.is_none() && mlp.sum.is_none()),
+        _ => false,
+    }
+}
+
+fn to_tap(
+    flow: &mut Flow<'_>,
+    place: Place,
+    stage: &Stage<Applied>,
+    tap: Tap,
+    sample: usize,
+    again: bool,
+) -> Result<Tensor, Error> {
     match stage {
+        Stage::Block(block) if again => flow.again(place, block, tap, sample),
         Stage::Block(block) => flow.tap(place, block, tap, sample),
         Stage::Head(head) => flow.head_in(head, sample),
         _ => unreachable!("only blocks and heads have taps"),
@@ -407,7 +468,18 @@ pub(crate) fn add(
         let Some(r) = r else { return Ok(()) };
         values(r, |r| {
             if needs.moments {
-                sums(&mut fold.reference_sum, r, width, |r| r);
+                // What was taken out of a sublayer is still there in the original model.
+                sums(&mut fold.reference_sum, r, r.len() / rows.max(1), |r| r);
+            }
+            if r.len() != x.len() {
+                return;
+            }
+            if needs.moments {
+                fold.reference_dot.resize(width, 0.0);
+                for (r, x) in r.chunks_exact(width).zip(x.chunks_exact(width)) {
+                    let dots = r.iter().zip(x).map(|(&r, &x)| f64::from(r) * f64::from(x));
+                    fold.reference_dot.iter_mut().zip(dots).for_each(|(total, dot)| *total += dot);
+                }
             }
             if needs.gram {
                 let gone = r.par_iter().zip(x).with_min_len(1 << 14).map(|(r, x)| r - x);
@@ -419,6 +491,22 @@ pub(crate) fn add(
     })
     .and_then(|done| done)
     .map_err(Error::Run)
+}
+
+/// Adds how far the residual stream of one sample is from that of the original model, beside the inputs of the layer in
+/// front of it.
+fn add_gap(fold: &mut Fold, x: &Tensor, then: &Tensor, now: &Tensor) -> Result<(), Error> {
+    let width = |x: &Tensor| x.dims3().map(|(_, _, width)| width).map_err(|source| Error::Run(source.into()));
+    let shape = [width(now)?, width(x)?];
+    let gap = values(then, |then| {
+        values(now, |now| {
+            let gap = then.par_iter().zip(now).with_min_len(1 << 14).map(|(then, now)| then - now);
+            gap.collect::<Vec<f32>>()
+        })
+    });
+    let gap = gap.and_then(|gap| gap).map_err(Error::Run)?;
+    let sums = fold.gap.get_or_insert_with(|| Gap::new(shape));
+    values(x, |x| sums.add(&gap, x)).map_err(Error::Run)
 }
 
 /// Adds `f` of each column's values to its sum.

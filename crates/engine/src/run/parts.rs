@@ -32,6 +32,11 @@ impl Parts {
         Parts { n, place: job.plan.stages[n].place, sizes }
     }
 
+    /// Whether any step rewrites a sublayer as a whole.
+    pub fn rewrites(&self, part: Sublayer, job: &Job<'_, '_>) -> bool {
+        !job.plan.work.of_part(self.n, part, job.methods).is_empty()
+    }
+
     /// The steps for a sublayer that look at activations, or do not.
     fn steps(&self, part: Sublayer, looking: bool, job: &Job<'_, '_>) -> Vec<usize> {
         let looks = |step: usize| {
@@ -79,6 +84,11 @@ impl Parts {
             done.push(Done { part, notes, figures, seconds: start.elapsed().as_secs_f64() });
         }
         Ok(done)
+    }
+
+    /// Whether one of some steps changes what the sublayer reads.
+    pub fn moves_inputs(&self, steps: &[usize], job: &Job<'_, '_>) -> bool {
+        steps.iter().any(|&step| job.methods[step].block().is_some_and(|method| method.moves_inputs()))
     }
 
     /// Adds what was done to the rows of the layers, and rows for those that no other step touched.

@@ -3,13 +3,14 @@
 //! [`Gram`] holds `Σ xᵀx` as the tiles of its upper triangle, [`Cross`] holds `Σ aᵀb` whole. Both add blocks of rows
 //! in single precision (or with operands rounded to bfloat16), at most 1024 rows to a sum, and keep the totals in
 //! double precision, so that millions of rows lose nothing. Work is split among threads by places of the totals,
-//! never by rows, so the number of threads changes no bit.
+//! never by rows, so the number of threads changes no bit. [`Outer`] is for rows of different widths.
 //!
 //! Beside the totals, adding takes the packed form of 1024 rows (4 KiB a column, twice that for a [`Cross`] in single
 //! precision) and a few hundred KiB per thread.
 
 mod chunk;
 mod cross;
+mod outer;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ mod upper;
 mod words;
 
 pub use cross::Cross;
+pub use outer::Outer;
 pub use scalar::{cross_scalar, gram_scalar, inner_scalar};
 pub use upper::Gram;
 

@@ -25,7 +25,8 @@ const SETTINGS: &[Setting] = &[];
 
 /// Shifts the bias of a layer so that its mean output is that of the original model again.
 ///
-/// With `W` and `b` the layer as the recipe got it, `Ŵ` the weight as the steps before left it, `r` the inputs in the
+/// With `W` and `b` the layer as it is in the original model (or, if a step for whole sublayers changed its outputs, as that
+/// step left it), `Ŵ` the weight as the steps before left it, `r` the inputs in the
 /// original model and `x` those in the compressed one, `b̂ = b + W mean(r) - Ŵ mean(x)`. Of all biases this leaves
 /// the least squared error over the samples seen, `Σ ‖W r + b - Ŵ x - b̂‖²`, and rounding it to its float type never
 /// makes it worse than `b`. A layer without a bias gets none, and the notes say so.
@@ -71,10 +72,12 @@ impl LinearMethod for Bias {
         };
         let dtype = float(site, &Form::of(bias))?;
         finite(site, bias)?;
-        let original = cx.original.ok_or_else(|| unseen("the layer as the recipe got it"))?;
-        let before = original.bias.as_ref().ok_or_else(|| Error::Changed { method: NAME, site: site.clone() })?;
+        let original = cx.source.or(cx.original).ok_or_else(|| unseen("the layer as the recipe got it"))?;
         let (r, x, count) =
             means(&cx.seen.fit, &cx.seen.held_out).ok_or_else(|| unseen("its inputs in both models"))?;
+        if original.weight.shape()[1] != r.len() || original.weight.shape()[0] != bias.shape()[1] {
+            return Err(Error::Changed { method: NAME, site: site.clone() });
+        }
         if count == 0 || w.is_empty() {
             cx.notes.push("bias not corrected: nothing was seen of its inputs".into());
             return Ok(());
@@ -82,7 +85,7 @@ impl LinearMethod for Bias {
         let now = times(&w, &x);
         drop(w);
         let then = times(&original.weight.to_f32(), &r);
-        let b = before.to_f32();
+        let b = original.bias.as_ref().map_or_else(|| vec![0.0; then.len()], Weight::to_f32);
         let aim: Vec<f32> =
             b.iter().zip(then.iter().zip(&now)).map(|(&b, (then, now))| (f64::from(b) + then - now) as f32).collect();
         check_finite(site, "bias", &aim)?;

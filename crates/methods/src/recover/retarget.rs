@@ -1,7 +1,5 @@
 //! `recover.retarget`: aims a layer at the original model's outputs, given the compressed model's inputs.
 
-mod ridge;
-
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -11,7 +9,7 @@ use brevity_model::{Code, CodeForm, Dtype, Floats, Form, Leaf, LeafForm, Linear,
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::ridge::{Ridge, product, singles};
+use super::ridge::{Ridge, product, singles};
 use crate::error::{Error, Result};
 use crate::inputs::{Part, rows_of, sample};
 use crate::ladder;

@@ -1,4 +1,4 @@
-//! A step of ridge regression: `W D (H + λ h I)⁻¹`.
+//! A step of ridge regression: `W D (H + λ h I)⁻¹`, or `P (H + λ h I)⁻¹`.
 
 use brevity_kernels::Error;
 use brevity_kernels::gram::Gram;
@@ -11,7 +11,7 @@ const CONDITION: f64 = (1 << 20) as f64;
 
 /// `H / h + λ I`, factored; `h` is the mean of the diagonal of `H`.
 #[derive(Debug)]
-pub(super) struct Ridge {
+pub(crate) struct Ridge {
     n: usize,
     h: f64,
     delicate: bool,
@@ -68,6 +68,18 @@ impl Ridge {
         }
     }
 
+    /// `P (H + λ h I)⁻¹` for a `P` in double precision.
+    pub fn toward(&self, pull: &[f64]) -> Vec<f32> {
+        match &self.solver {
+            Precision::Single(_) => self.solve(&singles(pull)),
+            Precision::Double(solver) => {
+                let mut step: Vec<f64> = pull.iter().map(|x| x / self.h).collect();
+                solver.solve(&mut step);
+                step.into_iter().map(|x| x as f32).collect()
+            }
+        }
+    }
+
     /// The same from `W D`, where that is not delicate.
     pub fn solve(&self, product: &[f32]) -> Vec<f32> {
         match &self.solver {
@@ -87,12 +99,12 @@ impl Ridge {
 }
 
 /// `W D` in single precision.
-pub(super) fn product(w: &[f32], n: usize, drift: &[f32]) -> Vec<f32> {
+pub(crate) fn product(w: &[f32], n: usize, drift: &[f32]) -> Vec<f32> {
     let mut product = vec![0.0; w.len()];
     matmul_f32(Dims { m: w.len() / n, k: n, n }, w, drift, &mut product);
     product
 }
 
-pub(super) fn singles(drift: &[f64]) -> Vec<f32> {
+pub(crate) fn singles(drift: &[f64]) -> Vec<f32> {
     drift.iter().map(|&x| x as f32).collect()
 }
