@@ -1,7 +1,7 @@
 //! The forms that a recipe leaves behind, and what each step costs in memory.
 
 use brevity_methods::{LinearMethod, Method, Sizes, part_of};
-use brevity_model::{Form, Linear, Model, Role, Site, Source, Stage, Sublayer};
+use brevity_model::{Dtype, Form, Linear, Model, Role, Site, Source, Stage, Sublayer};
 
 use crate::error::Error;
 use crate::recipe::Recipe;
@@ -85,8 +85,9 @@ fn parts(
                 .map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
             let after = linears(block);
             for (role, before) in before {
-                let Some((_, after)) = after.iter().find(|(other, _)| *other == role) else { continue };
-                steps.push(StepForms { site: Site::new(place, role), step, before, after: after.clone() });
+                let after = after.iter().find(|(other, _)| *other == role).map(|(_, after)| after.clone());
+                let after = after.unwrap_or_else(|| Form::float([0, 0], Dtype::F32)); // it is gone
+                steps.push(StepForms { site: Site::new(place, role), step, before, after });
             }
         }
     }
