@@ -151,6 +151,16 @@ pub enum Error {
         /// The step.
         place: String,
     },
+    /// A method puts a constant beside the token table, which the logits would lack, and they are not free of it.
+    #[error(
+        "`{method}` keeps a mean beside `embed.tokens`, which is the output table as well, and its logits are capped\n  asked for by {place}"
+    )]
+    Capped {
+        /// The method.
+        method: String,
+        /// The step.
+        place: String,
+    },
     /// The model cannot be run on the samples.
     #[error("cannot calibrate: {0}")]
     Run(brevity_runtime::Error),
@@ -243,6 +253,7 @@ impl Error {
             Error::Part { .. } => Some("select `attn`, `mlp` or blocks as a whole".into()),
             Error::Late { .. } => Some("put it in front: first units go, then layers are rewritten".into()),
             Error::Narrowed { site, .. } => Some(format!("leave it out there: `except: [{}]`", site.role)),
+            Error::Capped { .. } => Some("set `mean: false`, or leave the table out".into()),
             Error::Run(source) => source.hint(),
             Error::Overflow { .. } => Some(
                 "the model leaves the range of its numbers on this text; check the checkpoint with `brevity eval`".into(),

@@ -171,6 +171,7 @@ impl Plan {
         };
         let surveys_before = methods.iter().any(Method::survey_looks);
         let survey_needs = methods.iter().map(Method::survey_needs).fold(Needs::default(), Needs::or);
+        let trials = survey::trial_tokens(&methods);
         survey::for_shapes(base, recipe, &work, &mut methods, ground)?;
         let mut predicted = predict::forms(recipe, model, &work, &methods, options.materialize)?;
         let mut specs = layouts(checkpoint, format, &predicted.forms)?;
@@ -186,7 +187,7 @@ impl Plan {
             let parts = &predicted.part_costs[..];
             let turned = turned.is_some();
             let costs =
-                memory::Costs { model, work, forms, layers, parts, specs, looks, surveys, samples, keep, turned };
+                memory::Costs { model, work, forms, layers, parts, specs, looks, surveys, trials, samples, keep, turned };
             within(limit, &costs.peaks(threads), &costs.peaks(1), model)?;
         }
         if survey::for_masks(base, format, recipe, &work, &mut methods, &predicted.forms, ground)? {
@@ -197,6 +198,7 @@ impl Plan {
         let (sites, size) = sizes::of(base, recipe, &work, &predicted.forms, &specs, numbers.as_ref())?;
         unseen(recipe, &work, &methods, model.stages.len())?;
         narrowed(recipe, &methods, &predicted.steps)?;
+        capped(recipe, &work, model, &predicted.forms)?;
         let mut costs = memory::Costs {
             model,
             work: &work,
@@ -206,6 +208,7 @@ impl Plan {
             specs: &specs,
             looks: &looks,
             surveys,
+            trials,
             samples,
             keep: Keep::Memory,
             turned: turned.is_some(),
@@ -372,8 +375,12 @@ fn samples(options: &PlanOptions) -> memory::Tokens {
 /// Refuses a step that looks at the inputs of a layer which cannot be seen.
 fn unseen(recipe: &Recipe, work: &Work, methods: &[Method], stages: usize) -> Result<(), Error> {
     for (site, steps) in (0..stages).flat_map(|n| work.of(n)) {
-        let looks = steps.iter().find(|&&step| !methods[step].needs(None).is_nothing());
-        if let Some(&step) = looks.filter(|_| Tap::of(&site.role).is_none()) {
+        let shown = |step: usize| match Tap::of(&site.role) {
+            Some(Tap::Ids) => methods[step].linear().is_some_and(|method| method.counts_tokens()),
+            tap => tap.is_some(),
+        };
+        let looks = |step: usize| !methods[step].needs(None).is_nothing();
+        if let Some(&step) = steps.iter().find(|&&step| looks(step) && !shown(step)) {
             let method = recipe.steps[step].method.clone();
             return Err(Error::Unseen { method, site: site.clone(), place: step_place(recipe, step) });
         }
@@ -400,6 +407,25 @@ fn narrowed(recipe: &Recipe, methods: &[Method], steps: &[predict::StepForms]) -
         if steps.iter().any(|other| narrower(&other)) {
             let method = recipe.steps[step.step].method.clone();
             return Err(Error::Narrowed { method, site: step.site.clone(), place: step_place(recipe, step.step) });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a constant beside a token table that is the output table as well, where softmax does not make the logits free of
+/// what they lack.
+fn capped(recipe: &Recipe, work: &Work, model: &Model<Source>, forms: &Model<Form>) -> Result<(), Error> {
+    let is_capped = model.stages.iter().any(|stage| matches!(stage, Stage::Head(head) if head.softcap.is_some()));
+    for (n, stage) in forms.stages.iter().enumerate() {
+        if let (Stage::Embed(after), Stage::Embed(before)) = (stage, &model.stages[n])
+            && is_capped
+            && model.is_tied()
+            && after.tokens.bias.is_some()
+            && before.tokens.bias.is_none()
+            && let Some(&step) = work.at(n, &Role::Tokens).2.last()
+        {
+            let (method, place) = (recipe.steps[step].method.clone(), step_place(recipe, step));
+            return Err(Error::Capped { method, place });
         }
     }
     Ok(())

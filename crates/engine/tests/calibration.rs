@@ -7,7 +7,8 @@ use std::path::Path;
 use brevity_engine::{Calibration, Error, Plan, PlanOptions, Recipe, Report, RunOptions, Samples, Wanted};
 use brevity_formats::Checkpoint;
 use brevity_kernels::ops::Compute;
-use brevity_model::{Mask, Stage, Weight};
+use brevity_model::{Mask, Place, Stage, Weight};
+use brevity_runtime::Resident;
 use common::{Llama, StopAfter, files, golden, is_stop, recipe, samples};
 
 fn options(threads: usize, calibration: Calibration) -> PlanOptions {
@@ -384,4 +385,67 @@ fn blocks_that_change_more_are_pruned_less_and_the_budget_is_met() {
         assert!(((share(0) + share(1) + share(2)) / 3.0 - 0.5).abs() < 0.02);
         assert_eq!(common::weight_bytes(&dir.path().join(format!("out-{n}"))), plan.size.size_bytes_after);
     }
+}
+
+#[test]
+fn the_token_table_keeps_the_components_of_the_tokens_that_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    for tied in [true, false] {
+        let checkpoint = Llama::new(2, 32, 48, tied).checkpoint(&dir.path().join(format!("m-{tied}")));
+        let out = dir.path().join(format!("out-{tied}"));
+        let text = "format: native\nsteps: [{decompose.afm: {rank: 12, at: [embed.tokens]}}]";
+        let plan = plan(&checkpoint, &recipe(text), 2);
+        let report = carry_out(&plan, &checkpoint, &out);
+        assert_eq!(common::weight_bytes(&out), plan.size.size_bytes_after);
+        assert!(report.sites[0].notes.iter().any(|note| note.starts_with("rank 12")), "{:?}", report.sites[0].notes);
+        let written = Checkpoint::open(&out).unwrap();
+        let Stage::Embed(embed) = written.load_stage(0).unwrap() else { panic!("the first stage is the embedding") };
+        assert_eq!(embed.tokens.bias.as_ref().map(|bias| bias.shape()), Some([1, 32]));
+        assert_eq!(embed.tokens.weight.leaves().len(), 2);
+        Resident::load(&written, Compute::F32).unwrap().logits(&[1, 2, 3]).unwrap();
+    }
+}
+
+#[test]
+fn a_mean_that_capped_logits_would_lack_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = golden(dir.path()).into_iter().find(|(name, _)| name == "gemma2").unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let made = |mean: bool| {
+        let text = format!("format: native\nsteps: [{{decompose.afm: {{rank: 2, mean: {mean}, at: [embed.tokens]}}}}]");
+        Plan::make(&checkpoint, &recipe(&text), &PlanOptions::default()).map(|_| ())
+    };
+    let error = made(true).unwrap_err();
+    assert!(matches!(error, Error::Capped { .. }) && error.hint().unwrap().contains("mean: false"), "{error}");
+    made(false).unwrap();
+}
+
+#[test]
+fn ranks_by_the_loss_of_the_model_leave_whole_what_hurts_most() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut llama = Llama::new(3, 32, 48, true);
+    // Block 1 hardly adds anything, so what happens to it hurts least.
+    for name in ["self_attn.o_proj", "mlp.down_proj"] {
+        let (_, values) = llama.tensors.get_mut(&format!("model.layers.1.{name}.weight")).unwrap();
+        values.iter_mut().for_each(|x| *x *= 0.001);
+    }
+    let checkpoint = llama.checkpoint(&dir.path().join("m"));
+    let text =
+        "format: native\nsteps: [{decompose.asvd: {ratio: 0.8, allocation: sensitivity, multiple: 1, tokens: 30}}]";
+    let plan = plan(&checkpoint, &recipe(text), 2);
+    let report = carry_out(&plan, &checkpoint, &dir.path().join("out"));
+    let held = |block: u32| -> u64 {
+        let own = plan.sites.iter().filter(|site| site.site.place == Place::Block(block));
+        own.map(|site| site.after.parameters()).sum()
+    };
+    let all = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 48;
+    assert!((held(0) + held(1) + held(2)) * 10 <= 3 * all * 8);
+    assert!(held(1) * 2 < held(0).min(held(2)) + held(1), "{} {} {}", held(0), held(1), held(2));
+    assert!(held(1) * 10 < all * 5);
+    let said = |note: &String| note.contains("by the loss of the model on 30 tokens with each matrix alone");
+    assert!(report.sites.iter().any(|row| row.notes.iter().any(said)));
+    // There is nothing below the smallest ratio that is tried.
+    let low =
+        Recipe::parse("steps: [{decompose.asvd: {ratio: 0.3, allocation: sensitivity}}]", "low.yaml").unwrap_err();
+    assert!(low.to_string().contains("at least 0.4"), "{low}");
 }

@@ -183,7 +183,6 @@ pub const METHODS: &[Entry] = &[
     prune::heads::ENTRY,
     prune::channels::ENTRY,
     decompose::modegpt::ENTRY,
-    recover::norm::ENTRY,
     recover::retarget::ENTRY,
     prune::magnitude::ENTRY,
     prune::wanda::ENTRY,
@@ -193,9 +192,10 @@ pub const METHODS: &[Entry] = &[
     decompose::svd_llm::ENTRY,
     decompose::afm::ENTRY,
     decompose::mpo::ENTRY,
-    recover::residual::ENTRY,
     quantize::rtn::ENTRY,
     quantize::gptq::ENTRY,
+    recover::norm::ENTRY,
+    recover::residual::ENTRY,
     recover::bias::ENTRY,
 ];
 

@@ -64,6 +64,11 @@ pub trait LinearMethod: Send + Sync + fmt::Debug {
         Needs::default()
     }
 
+    /// Whether it can rewrite the token table by what is seen of its inputs: how often each token was there, as their sum.
+    fn counts_tokens(&self) -> bool {
+        false
+    }
+
     /// What the survey must see of the inputs of the layers it looks at, in the original model.
     fn survey_needs(&self) -> Needs {
         Needs::default()
@@ -202,6 +207,24 @@ impl Method {
 pub trait Survey: Send {
     /// Looks at one layer, and at what was seen of its inputs: what [`LinearMethod::survey_needs`] asked for.
     fn look(&mut self, site: &Site, layer: &Linear<Weight>, seen: &Seen) -> Result<()>;
+
+    /// On how many tokens the loss of the model must be measured with each of [`Survey::trials`], if it must.
+    fn tokens(&self) -> Option<usize> {
+        None
+    }
+
+    /// Versions of a layer that was looked at, with each of which the loss of the model is to be measured while everything
+    /// else is as it was.
+    fn trials(&mut self, site: &Site, layer: &Linear<Weight>, seen: &Seen) -> Result<Vec<Linear<Weight>>> {
+        let _ = (site, layer, seen);
+        Ok(Vec::new())
+    }
+
+    /// The losses with all trials in the order in which they were made, before the pass ends: the mean KL divergence of
+    /// the distribution of the next token, in nats.
+    fn losses(&mut self, losses: &[f64]) {
+        let _ = losses;
+    }
 
     /// Ends a pass; `true` if all layers must be seen once more, in the same order.
     fn next_pass(&mut self) -> bool;

@@ -101,6 +101,7 @@ fn variants(entry: &Entry) -> Vec<Value> {
             json!({"rank": 1000}),
             json!({"energy": 0.8, "alpha": 0.0}),
             json!({"ratio": 0.4, "allocation": "waterfill"}),
+            json!({"ratio": 0.6, "allocation": "sensitivity", "tokens": 64}),
         ],
         "decompose.mpo" => vec![
             json!({"bond": 5}),
@@ -243,10 +244,15 @@ fn site(n: usize) -> Site {
 fn ready(entry: &Entry, settings: &Value, layers: &[(&'static str, Linear<Weight>, Seen)]) -> Box<dyn LinearMethod> {
     let method = parse(entry, settings.clone()).unwrap();
     let Some(mut survey) = method.survey() else { return method };
+    let mut losses = Vec::new();
     loop {
         for (n, (_, layer, seen)) in layers.iter().enumerate() {
             survey.look(&site(n), layer, seen).unwrap();
+            let trials = survey.trials(&site(n), layer, seen).unwrap();
+            losses.extend(trials.iter().map(|trial| 1.0 / trial.weight.leaves()[0].1.shape[1] as f64));
         }
+        survey.losses(&losses);
+        losses.clear();
         if !survey.next_pass() {
             return survey.finish().unwrap();
         }

@@ -5,6 +5,8 @@ use crate::site::Role;
 /// A place in the forward pass where activations can be looked at: what some linear layers are applied to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tap {
+    /// Which token stands at each place: the rows that the token table is asked for.
+    Ids,
     /// What queries, keys and values read.
     AttnIn,
     /// What the output projection of attention reads.
@@ -24,6 +26,7 @@ impl Tap {
     /// The tap that a layer reads, if its inputs can be looked at.
     pub fn of(role: &Role) -> Option<Tap> {
         match role {
+            Role::Tokens => Some(Tap::Ids),
             Role::Q | Role::K | Role::V => Some(Tap::AttnIn),
             Role::O => Some(Tap::AttnMix),
             Role::Gate | Role::Up => Some(Tap::MlpIn),
@@ -36,6 +39,7 @@ impl Tap {
     /// Its name in reports and errors.
     pub fn name(self) -> &'static str {
         match self {
+            Tap::Ids => "embed.ids",
             Tap::AttnIn => "attn.in",
             Tap::AttnMix => "attn.mix",
             Tap::MlpIn => "mlp.in",

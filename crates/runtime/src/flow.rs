@@ -63,7 +63,12 @@ impl<'a> Flow<'a> {
         self.windows.len()
     }
 
-    /// Tokens of a sample.
+    /// The tokens of all samples.
+    pub fn windows(&self) -> &'a [Vec<u32>] {
+        self.windows
+    }
+
+    /// How many tokens a sample has.
     pub fn length(&self, sample: usize) -> usize {
         self.windows[sample].len()
     }
@@ -140,6 +145,7 @@ impl<'a> Flow<'a> {
                 Ok(middle)
             }
             Tap::HeadIn => Err(part("tap of the head")),
+            Tap::Ids => Err(part("tap of the embedding")),
         }
     }
 

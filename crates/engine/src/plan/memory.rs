@@ -44,6 +44,8 @@ pub(super) struct Costs<'a> {
     pub looks: &'a Looks,
     /// What surveys look at that take the samples through the model before the work begins; nothing if there are none.
     pub surveys: Needs,
+    /// Tokens that surveys take through the model with single layers in other versions.
+    pub trials: usize,
     pub samples: Tokens,
     pub keep: Keep,
     /// Whether the residual stream is turned before steps see a stage.
@@ -184,7 +186,15 @@ impl Costs<'_> {
         let hidden = self.model.hidden;
         let rate = 2 * gram(self.surveys.coding_rate, hidden)
             + if self.surveys.coding_rate { 8 * (hidden * hidden) as u64 } else { 0 };
-        loaded + layer + ready + sample / self.runs().max(1) + self.kept(1) + sums + made + rate
+        // Hidden states of all trials, six of each layer.
+        let touched: usize = (0..self.model.stages.len()).map(|n| self.touched(n)).sum();
+        let trials = 24 * (self.trials * hidden * touched) as u64;
+        loaded + layer + ready + sample / self.runs().max(1) + self.kept(1) + sums + made + rate + trials
+    }
+
+    /// Layers of a stage that steps touch.
+    fn touched(&self, n: usize) -> usize {
+        self.work.of(n).iter().filter(|(_, steps)| !steps.is_empty()).count()
     }
 
     /// What looking at the inputs of the layers of a stage takes: the stage made ready and what was seen; and one sample
@@ -211,7 +221,8 @@ impl Costs<'_> {
             // What the residual stream lacks of one sample, in both models and the difference; and the layer as it was.
             let stream = if needs.stream { 12 * (self.samples.longest * rows) as u64 } else { 0 };
             let source = if needs.reference && self.parts[n] > 0 { held_bytes(&layer.weight) } else { 0 };
-            Some(both + folds * (gram + drift + gap + 48 * width as u64) + stream + source)
+            let counts = if *role == brevity_model::Role::Tokens { 8 * rows as u64 } else { 0 };
+            Some(both + folds * (gram + drift + gap + 48 * width as u64) + stream + source + counts)
         };
         let mut copy = before.clone();
         let layers = copy.linears_mut().into_iter().map(|(role, layer)| (role, layer.clone()));

@@ -97,8 +97,9 @@ fn parts(
             }
             let after = linears(block);
             for (role, before) in before {
-                let Some((_, after)) = after.iter().find(|(other, _)| *other == role) else { continue };
-                steps.push(StepForms { site: Site::new(place, role), step, before, after: after.clone() });
+                let after = after.iter().find(|(other, _)| *other == role).map(|(_, after)| after.clone());
+                let after = after.unwrap_or_else(|| Form::float([0, 0], Dtype::F32)); // it is gone
+                steps.push(StepForms { site: Site::new(place, role), step, before, after });
             }
         }
     }

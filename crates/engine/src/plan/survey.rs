@@ -1,6 +1,7 @@
 //! Methods that must see all layers before they touch the first.
 
 mod blocks;
+mod trials;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,12 +10,13 @@ use brevity_formats::{Checkpoint, Format, StageView};
 use brevity_kernels::ops::Compute;
 use brevity_methods::{Cx, Fold, Method, Needs, Seen, Survey, coding_rate};
 use brevity_model::{Block, Form, Head, LeafForm, Linear, Model, Place, Site, Stage, Weight};
-use brevity_runtime::{Applied, Flow, Keep, Prepare, Tap, values};
+use brevity_runtime::{Applied, Flow, Forward, Keep, Prepare, Tap, values};
 use rayon::prelude::*;
 
+use self::trials::Trials;
 use crate::error::Error;
 use crate::recipe::Recipe;
-use crate::run::looking::add;
+use crate::run::looking::{add, counts};
 use crate::samples::Calibration;
 use crate::turned::Base;
 use crate::work::{Work, step_place};
@@ -30,6 +32,12 @@ pub(crate) struct Ground<'a> {
     pub keep: Keep,
     /// Where files may be made.
     pub dir: &'a Path,
+}
+
+/// On how many tokens the surveys of some methods measure the loss of the model with single layers in other versions.
+pub(super) fn trial_tokens(methods: &[Method]) -> usize {
+    let surveys = methods.iter().filter_map(|method| method.linear()?.survey());
+    surveys.filter_map(|survey| survey.tokens()).max().unwrap_or(0)
 }
 
 /// Makes the surveys that shapes depend on.
@@ -186,6 +194,8 @@ fn looking(
     let Calibration { samples, compute } = calibration;
     let prepare = Prepare::new(*compute);
     let mut flow = Flow::new(&samples.windows, *compute, ground.keep, ground.dir).map_err(Error::Run)?;
+    let mut trials =
+        survey.tokens().map(|tokens| Trials::new(tokens, &samples.windows, Forward::new(*compute), prepare.clone()));
     for n in 0..base.model().stages.len() {
         let place = base.model().place(n);
         let mut stage = base.load(n)?;
@@ -193,7 +203,8 @@ fn looking(
         let seen = match &ready {
             Stage::Embed(embed) => {
                 (0..flow.samples()).try_for_each(|sample| flow.embed(embed, sample)).map_err(Error::Run)?;
-                BTreeMap::new()
+                let rows = embed.tokens.weight.table().map_err(Error::Run)?.shape()[0];
+                BTreeMap::from([(Tap::Ids, counts(&samples.windows, rows))])
             }
             Stage::Block(block) => seen_of(&mut flow, place, block, needs, *compute)?,
             Stage::Head(head) => seen_of_head(&mut flow, head, needs, *compute)?,
@@ -206,11 +217,28 @@ fn looking(
                     steps.iter().copied().filter(|&s| s < step && before[s].needs(None).is_nothing()).collect();
                 apply(recipe, before, site, &blind, layer, ground.seed)?;
                 let seen = Tap::of(&role).and_then(|tap| seen.get(&tap)).unwrap_or(&nothing);
-                survey
-                    .look(site, layer, seen)
-                    .map_err(|source| Error::Method { place: step_place(recipe, step), source })?;
+                let refused = |source| Error::Method { place: step_place(recipe, step), source };
+                survey.look(site, layer, seen).map_err(refused)?;
+                if let Some(trials) = &mut trials {
+                    trials.add(role, survey.trials(site, layer, seen).map_err(refused)?)?;
+                }
             }
         }
+        if let Some(trials) = &mut trials {
+            match (&ready, &stage) {
+                (Stage::Embed(embed), Stage::Embed(own)) => {
+                    let tied = base.model().is_tied();
+                    let table = tied.then(|| prepare.matrix(own.tokens.weight.clone())).transpose();
+                    trials.embed(embed, table.map_err(Error::Run)?)?;
+                }
+                (Stage::Block(block), _) => trials.block(block)?,
+                (Stage::Head(head), _) => trials.head(head)?,
+                _ => {}
+            }
+        }
+    }
+    if let Some(trials) = trials {
+        survey.losses(&trials.losses()?);
     }
     Ok(())
 }

@@ -223,9 +223,13 @@ impl<'a> Looking<'a> {
             parts.report(stage, done, &mut rows, job);
         } else {
             let needs = self.looks.at(n, Tap::HeadIn);
-            let seen = match needs.is_nothing() {
-                true => Seen::nothing(),
-                false => self
+            let seen = match &applied {
+                Stage::Embed(embed) if !self.looks.at(n, Tap::Ids).is_nothing() => {
+                    let rows = embed.tokens.weight.table().map_err(Error::Run)?.shape()[0];
+                    counts(self.flow.windows(), rows)
+                }
+                _ if needs.is_nothing() => Seen::nothing(),
+                _ => self
                     .look(place, &applied, reference.as_ref(), Tap::HeadIn, needs, false, job)?
                     .unwrap_or_else(Seen::nothing),
             };
@@ -442,6 +446,18 @@ fn through(flow: &mut Flow<'_>, place: Place, stage: &Stage<Applied>, sample: us
         Stage::Block(block) => flow.pass(place, block, sample).map_err(Error::Run),
         _ => leave(flow, place, stage, sample),
     }
+}
+
+/// How often each token is there: the sum of the inputs of a table of so many rows.
+pub(crate) fn counts(windows: &[Vec<u32>], rows: usize) -> Seen {
+    let mut sum = vec![0.0; rows];
+    for &token in windows.iter().flatten() {
+        if let Some(count) = sum.get_mut(token as usize) {
+            *count += 1.0;
+        }
+    }
+    let count = windows.iter().map(|window| window.len() as u64).sum();
+    Seen { fit: Fold { count, sum, ..Fold::default() }, ..Seen::default() }
 }
 
 /// Adds what one sample shows.

@@ -1,9 +1,12 @@
 //! `decompose.afm`: the principal components of what a layer returns, and their mean as a bias.
 
-use brevity_model::{CodeForm, Dtype, Expr, Floats, Form, Linear, Site, Weight};
+mod table;
+
+use brevity_model::{CodeForm, Dtype, Expr, Floats, Form, Linear, Role, Site, Weight};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::table::{Rows, lost};
 use super::directions::{Metric, peak_bytes};
 use super::factors;
 use super::ranks::{ALLOCATION, BAND, Given, MULTIPLE, RANK, RATIO, Ranks};
@@ -44,6 +47,12 @@ const SETTINGS: &[Setting] = &[
 /// eigenvalues left out, the least that a matrix of rank `r` and a constant can have: never more than that of
 /// `decompose.svd_llm` at the same rank, which this is with `mean: false`. A layer without a bias gets one, of the float
 /// type of its weight; it counts among the parameters.
+///
+/// Of the token table the rows are what is returned: with `p` how often each token was seen, and once more each, `μ` the
+/// mean row and `U` the components of the rows about it, the table becomes the product of `(D - μ) U_r` and `U_rᵀ`, and
+/// `μ`, with what rounding the factors took, a bias `[1, hidden]`. Where it is the output table as well, its logits lack
+/// the constant that the bias would add to all of them, which softmax does not see. An output table of its own is a matrix
+/// like any other.
 ///
 /// All else is as in `decompose.svd_llm`. `recover.bias` behind this step sets the same constant, against the original
 /// model's outputs on its own inputs.
@@ -91,6 +100,18 @@ impl Afm {
         Metric::moments(NAME, site, seen, self.mean, notes)
     }
 
+    /// The token table, by how often each row is looked up.
+    fn table(&self, layer: &mut Linear<Weight>, dtype: Dtype, cx: &mut Cx<'_>) -> Result<()> {
+        let (site, seen, width) = (cx.site, cx.seen, layer.weight.shape()[1]);
+        let of = |w: &[f32], rank, _: &mut Vec<String>| Ok(Rows::new(site, w, width, seen, self.mean)?.factors(rank));
+        let Some(was) = factors::put(NAME, &self.ranks, layer, cx, of)? else { return Ok(()) };
+        if self.mean {
+            let lost = lost(site, &was, &layer.weight.to_f32(), width, seen)?;
+            layer.bias = Some(raised(site, layer.bias.as_ref(), lost, dtype)?);
+        }
+        Ok(())
+    }
+
     /// The float type of the bias.
     fn bias_dtype(&self, site: &Site, layer: &Linear<Form>) -> Result<Dtype> {
         let coded = |code| Error::Coded { method: NAME, site: site.clone(), leaf: "bias".into(), code };
@@ -105,7 +126,19 @@ impl Afm {
     }
 }
 
+/// A bias, or none, with what is added to it.
+fn raised(site: &Site, bias: Option<&Weight>, lost: Vec<f64>, dtype: Dtype) -> Result<Weight> {
+    let before = bias.map_or_else(|| vec![0.0; lost.len()], Weight::to_f32);
+    let bias: Vec<f32> = before.into_iter().zip(&lost).map(|(bias, lost)| (f64::from(bias) + lost) as f32).collect();
+    check_finite(site, "bias", &bias)?;
+    Ok(Weight::float([1, lost.len()], Floats::from_f32(bias, dtype)))
+}
+
 impl LinearMethod for Afm {
+    fn counts_tokens(&self) -> bool {
+        true
+    }
+
     fn needs(&self) -> Needs {
         Needs { gram: true, moments: self.mean, ..Needs::default() }
     }
@@ -118,31 +151,30 @@ impl LinearMethod for Afm {
         let (site, seen) = (cx.site, cx.seen);
         let forms = Linear { weight: Form::of(&layer.weight), bias: layer.bias.as_ref().map(Form::of) };
         let dtype = if self.mean { self.bias_dtype(site, &forms)? } else { Dtype::F32 };
+        if site.role == Role::Tokens {
+            return self.table(layer, dtype, cx);
+        }
         let w = factors::rewrite(NAME, &self.ranks, layer, cx, |notes| self.metric(site, seen, notes))?;
         let Some(w) = w.filter(|_| self.mean) else { return Ok(()) };
         let [rows, columns] = layer.weight.shape();
-        let mut bias: Vec<f64> = match &layer.bias {
-            Some(bias) => bias.to_f32().into_iter().map(f64::from).collect(),
-            None => vec![0.0; rows],
-        };
+        let mut lost = vec![0.0; rows];
         if let Some(mean) = seen.mean(|fold| &fold.sum) {
             let now = layer.weight.to_f32();
-            for (bias, (w, now)) in bias.iter_mut().zip(w.chunks(columns).zip(now.chunks(columns))) {
+            for (lost, (w, now)) in lost.iter_mut().zip(w.chunks(columns).zip(now.chunks(columns))) {
                 let gone = w.iter().zip(now).map(|(w, now)| f64::from(*w) - f64::from(*now));
-                *bias += gone.zip(&mean).map(|(gone, x)| gone * x).sum::<f64>();
+                *lost = gone.zip(&mean).map(|(gone, x)| gone * x).sum::<f64>();
             }
         }
-        let bias: Vec<f32> = bias.into_iter().map(|x| x as f32).collect();
-        check_finite(site, "bias", &bias)?;
-        layer.bias = Some(Weight::float([1, rows], Floats::from_f32(bias, dtype)));
+        layer.bias = Some(raised(site, layer.bias.as_ref(), lost, dtype)?);
         Ok(())
     }
 
     fn predict(&self, site: &Site, layer: &mut Linear<Form>) -> Result<()> {
         let dtype = if self.mean { self.bias_dtype(site, layer)? } else { Dtype::F32 };
-        let rows = layer.weight.shape()[0];
+        let [rows, columns] = layer.weight.shape();
+        let width = if site.role == Role::Tokens { columns } else { rows };
         if factors::predict(NAME, &self.ranks, site, layer)? && self.mean {
-            layer.bias = Some(Form::float([1, rows], dtype));
+            layer.bias = Some(Form::float([1, width], dtype));
         }
         Ok(())
     }
@@ -150,6 +182,10 @@ impl LinearMethod for Afm {
     fn survey(&self) -> Option<Box<dyn Survey>> {
         let (mean, afm) = (self.mean, self.clone());
         let errors = move |site: &Site, layer: &Linear<Weight>, seen: &Seen| {
+            if site.role == Role::Tokens {
+                let w = factors::finite(site, &layer.weight)?;
+                return Ok(Rows::new(site, &w, layer.weight.shape()[1], seen, afm.mean)?.errors());
+            }
             let metric = afm.metric(site, seen, &mut Vec::new())?;
             factors::errors(NAME, site, &layer.weight, &metric)
         };

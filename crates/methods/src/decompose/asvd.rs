@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::directions::{Metric, peak_bytes};
 use super::factors;
-use super::ranks::{ALLOCATION, BAND, ENERGY, Given, MULTIPLE, RANK, RATIO, Ranks};
+use super::ranks::{BAND, ENERGY, Given, MULTIPLE, RANK, RATIO, Ranks, SEARCHED, TOKENS};
 use crate::error::{Error, Result};
 use crate::method::{Cx, LinearMethod, Survey};
 use crate::seen::{Needs, Seen};
@@ -28,8 +28,9 @@ const SETTINGS: &[Setting] = &[
     RATIO,
     ENERGY,
     MULTIPLE,
-    ALLOCATION,
+    SEARCHED,
     BAND,
+    TOKENS,
     Setting {
         name: "alpha",
         about: "the power of the mean magnitude of an input by which its weights count, at least 0",
@@ -45,14 +46,18 @@ const SETTINGS: &[Setting] = &[
 /// `decompose.svd_llm` changes less of what the layer returns, at the same rank, for a Gram matrix more. Ranks and what
 /// stays as it is are those of `decompose.svd`, with the singular values of `W D`.
 ///
-/// The search of the paper, which runs the whole model with each matrix at each of a few ratios, is not part of this:
-/// a method looks at layers, not at what the model makes of them. The allocations take its place.
+/// `allocation: sensitivity` is the search of the paper: the loss of the whole model is measured with each matrix alone at
+/// each of six ratios, all losses are sorted, and each matrix takes the smallest ratio whose loss is within the bound that
+/// meets the budget. Losses are divergences from the original model's predictions in place of perplexities, so that few
+/// tokens tell them apart.
 ///
 /// # Shapes
 /// A weight `[out, in]` becomes `[out, r]` times `[r, in]`.
 ///
 /// # Cost
-/// That of `decompose.svd`, and a sum of magnitudes.
+/// That of `decompose.svd`, and a sum of magnitudes. The search takes `tokens` through half the blocks, on average, and
+/// the output table, six times for each matrix, and holds the hidden states of all trials at a time: `24 tokens hidden` bytes
+/// for each matrix.
 ///
 /// # Errors
 /// Those of `decompose.svd`; [`Error::Unseen`] if the inputs were not looked at.
@@ -116,11 +121,16 @@ impl LinearMethod for Asvd {
 
     fn survey(&self) -> Option<Box<dyn Survey>> {
         let (alpha, asvd) = (self.alpha, self.clone());
+        let again = self.clone();
         let errors = move |site: &Site, layer: &Linear<Weight>, seen: &Seen| {
             let metric = asvd.metric(site, seen, &mut Vec::new())?;
             factors::errors(NAME, site, &layer.weight, &metric)
         };
-        self.ranks.survey(NAME, errors, move |ranks| Box::new(Asvd { ranks, alpha }))
+        let at = move |site: &Site, layer: &Linear<Weight>, seen: &Seen, ranks: &[usize]| {
+            let metric = again.metric(site, seen, &mut Vec::new())?;
+            factors::at_ranks(NAME, site, &layer.weight, &metric, ranks)
+        };
+        self.ranks.search(NAME, errors, at, move |ranks| Box::new(Asvd { ranks, alpha }))
     }
 
     fn must_survey_to_predict(&self) -> bool {

@@ -22,10 +22,28 @@ pub(crate) fn rewrite<'a>(
     cx: &mut Cx<'a>,
     metric: impl FnOnce(&mut Vec<String>) -> Result<Metric<'a>>,
 ) -> Result<Option<Vec<f32>>> {
+    let (site, seed, shape) = (cx.site, cx.seed, layer.weight.shape());
+    put(method, ranks, layer, cx, |w, rank, notes| {
+        let directions = metric(notes)?.directions(w, shape, Some(rank), seed).map_err(|source| {
+            let (site, leaf) = (site.clone(), String::new());
+            Error::Kernel { method, site, leaf, source }
+        })?;
+        Ok(directions.factors(w, shape, rank))
+    })
+}
+
+/// The same with factors `[out, r]` and `[r, in]` of the weight that `make` works out.
+pub(crate) fn put(
+    method: &'static str,
+    ranks: &Ranks,
+    layer: &mut Linear<Weight>,
+    cx: &mut Cx<'_>,
+    make: impl FnOnce(&[f32], usize, &mut Vec<String>) -> Result<(Vec<f32>, Vec<f32>)>,
+) -> Result<Option<Vec<f32>>> {
     let form = Form::of(&layer.weight);
     let dtype = float_dtype(method, cx.site, &form)?;
-    let shape @ [rows, columns] = form.shape();
-    let size = ranks.size(&Linear { weight: form, bias: layer.bias.as_ref().map(Form::of) });
+    let [rows, columns] = form.shape();
+    let size = ranks.size(cx.site, &Linear { weight: form, bias: layer.bias.as_ref().map(Form::of) });
     let Some(rank) = ranks.rank(method, cx.site, size)? else {
         let what = if layer.weight.as_leaf().is_some() { "dense" } else { "as it was" };
         let why = match size.most() {
@@ -40,15 +58,11 @@ pub(crate) fn rewrite<'a>(
     if removed > 0 {
         cx.notes.push(format!("the mask over {removed} removed entries is lost"));
     }
-    let metric = metric(&mut cx.notes)?;
-    let directions = metric.directions(&w, shape, Some(rank), cx.seed).map_err(|source| {
-        let (site, leaf) = (cx.site.clone(), String::new());
-        Error::Kernel { method, site, leaf, source }
-    })?;
-    let (a, b) = directions.factors(&w, shape, rank);
+    let (a, b) = make(&w, rank, &mut cx.notes)?;
     let float = |shape, values| Weight::float(shape, Floats::from_f32(values, dtype));
     layer.weight = Weight::product(float([rows, rank], a), float([rank, columns], b));
-    cx.notes.push(format!("rank {rank} of {}", rows.min(columns)));
+    let how = ranks.how().map_or_else(String::new, |how| format!(", {how}"));
+    cx.notes.push(format!("rank {rank} of {}{how}", rows.min(columns)));
     Ok(Some(w))
 }
 
@@ -56,7 +70,7 @@ pub(crate) fn rewrite<'a>(
 pub(crate) fn predict(method: &'static str, ranks: &Ranks, site: &Site, layer: &mut Linear<Form>) -> Result<bool> {
     let dtype = float_dtype(method, site, &layer.weight)?;
     let [rows, columns] = layer.weight.shape();
-    let Some(rank) = ranks.rank(method, site, ranks.size(layer))? else { return Ok(false) };
+    let Some(rank) = ranks.rank(method, site, ranks.size(site, layer))? else { return Ok(false) };
     layer.weight = Form::product(Form::float([rows, rank], dtype), Form::float([rank, columns], dtype));
     Ok(true)
 }
@@ -73,6 +87,34 @@ pub(crate) fn errors(method: &'static str, site: &Site, weight: &Weight, metric:
         Error::Kernel { method, site, leaf, source }
     })?;
     Ok(directions.errors)
+}
+
+/// The factors of a layer at each of some ranks, as [`rewrite`] would leave them.
+///
+/// # Errors
+/// As [`rewrite`].
+pub(crate) fn at_ranks(
+    method: &'static str,
+    site: &Site,
+    weight: &Weight,
+    metric: &Metric<'_>,
+    ranks: &[usize],
+) -> Result<Vec<Weight>> {
+    let dtype = float_dtype(method, site, &Form::of(weight))?;
+    let (w, shape @ [rows, columns]) = (finite(site, weight)?, weight.shape());
+    if ranks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let directions = metric.directions(&w, shape, None, 0).map_err(|source| {
+        let (site, leaf) = (site.clone(), String::new());
+        Error::Kernel { method, site, leaf, source }
+    })?;
+    let float = |shape, values| Weight::float(shape, Floats::from_f32(values, dtype));
+    let at = |&rank: &usize| {
+        let (a, b) = directions.factors(&w, shape, rank);
+        Weight::product(float([rows, rank], a), float([rank, columns], b))
+    };
+    Ok(ranks.iter().map(at).collect())
 }
 
 /// The whole matrix as singles, every leaf of it finite.

@@ -3,15 +3,17 @@
 //! A method embeds [`Ranks`], and tells it of each matrix how much error each rank leaves; that is all there is to
 //! adopting it.
 
+mod search;
 mod waterfill;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use brevity_model::{Form, Linear, Site, Weight};
+use brevity_model::{Form, Linear, Role, Site, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use self::search::{RATIOS, Trial, search};
 use self::waterfill::{Curve, fill};
 use crate::error::{Error, Result};
 use crate::method::{LinearMethod, Survey};
@@ -41,6 +43,18 @@ pub(crate) const ALLOCATION: Setting = Setting {
     about: "how `ratio` is spread: `uniform`, `waterfill` (the least sum of relative errors over all matrices), \
             `influence` (more to blocks that change more) or `coding_rate` (more to blocks that change the coding rate more)",
     default: "uniform",
+};
+pub(crate) const SEARCHED: Setting = Setting {
+    name: "allocation",
+    about: "how `ratio` is spread: `uniform`, `waterfill` (the least sum of relative errors over all matrices), \
+            `influence` (more to blocks that change more), `coding_rate` (more to blocks that change the coding rate more) or \
+            `sensitivity` (by the loss of the model with each matrix alone at 0.4, 0.5, … 0.9 of its parameters)",
+    default: "uniform",
+};
+pub(crate) const TOKENS: Setting = Setting {
+    name: "tokens",
+    about: "on how many tokens losses are measured where `allocation` is `sensitivity`, at least 1",
+    default: "256",
 };
 pub(crate) const BAND: Setting = Setting {
     name: "band",
@@ -73,6 +87,8 @@ pub(crate) enum Spread {
     Influence,
     /// Blocks that change the coding rate of the hidden states more keep more.
     CodingRate,
+    /// Matrices with which the model loses more keep more.
+    Sensitivity,
 }
 
 /// How ranks are chosen and, where that takes a look at all matrices, what was chosen.
@@ -90,6 +106,8 @@ pub(crate) enum Spread {
 ///   more already; a greater `ρ` never gives a greater sum.
 /// - `influence` gives each block a share by [`by_influence`], and its matrices ranks by their share.
 /// - `coding_rate` does the same with the change of [`crate::coding_rate`] in place of the influence.
+/// - `sensitivity`, of methods that have it, measures the loss of the model with each matrix alone at each of six ratios,
+///   and lets losses in, least first, until the smallest rank that is let in for each matrix meets the budget.
 ///
 /// # Source
 /// Loss curves as in Wang et al. 2025 (SVD-LLM V2), arXiv:2503.12340, which allots by the logarithms of losses instead;
@@ -101,6 +119,8 @@ pub(crate) struct Ranks {
     multiple: usize,
     spread: Spread,
     band: f64,
+    /// Tokens on which losses are measured.
+    tokens: usize,
     /// Whether a layer without a bias gets one beside its factors.
     biased: bool,
     /// What the survey found: a rank, or none for a matrix that stays as it is.
@@ -117,6 +137,7 @@ pub(crate) struct Given {
     multiple: Option<usize>,
     allocation: Option<Spread>,
     band: Option<f64>,
+    tokens: Option<usize>,
 }
 
 /// What a matrix costs, in numbers.
@@ -170,7 +191,7 @@ impl Ranks {
     /// Keeps so much of each matrix, with ranks rounded as by default.
     pub fn new(keep: Keep) -> Self {
         let multiple = if matches!(keep, Keep::Rank(_)) { 1 } else { 8 };
-        Ranks { keep, multiple, spread: Spread::Uniform, band: 0.08, biased: false, found: None }
+        Ranks { keep, multiple, spread: Spread::Uniform, band: 0.08, tokens: 256, biased: false, found: None }
     }
 
     /// From the settings of a method.
@@ -196,6 +217,18 @@ impl Ranks {
         }
         if ranks.spread != Spread::Uniform && !matches!(keep, Keep::Ratio(_)) {
             return Err(Error::Settings { method, wants: "`ratio` with `allocation`" });
+        }
+        let searches = known.iter().any(|setting| setting.name == TOKENS.name);
+        match (s.tokens, ranks.spread == Spread::Sensitivity) {
+            (_, true) if !searches => return bad("allocation", json!(ranks.spread)),
+            (Some(0), _) => return bad("tokens", 0.into()),
+            (Some(_), false) if searches => {
+                return Err(Error::Settings { method, wants: "`allocation: sensitivity` with `tokens`" });
+            }
+            (tokens, _) => ranks.tokens = tokens.unwrap_or(ranks.tokens),
+        }
+        if ranks.spread == Spread::Sensitivity && matches!(keep, Keep::Ratio(ratio) if ratio < RATIOS[0]) {
+            return Err(Error::Settings { method, wants: "a `ratio` of at least 0.4 with `allocation: sensitivity`" });
         }
         match s.band {
             Some(_) if !ranks.is_by_block() => {
@@ -226,6 +259,9 @@ impl Ranks {
         if self.is_by_block() {
             settings["band"] = json!(self.band);
         }
+        if self.is_by_loss() {
+            settings["tokens"] = json!(self.tokens);
+        }
         settings
     }
 
@@ -238,9 +274,19 @@ impl Ranks {
         self.spread == Spread::Waterfill || matches!(self.keep, Keep::Energy(_))
     }
 
+    /// Whether the loss of the model must be known.
+    fn is_by_loss(&self) -> bool {
+        self.spread == Spread::Sensitivity
+    }
+
     /// Whether ranks depend on a look at all matrices.
     pub fn is_surveyed(&self) -> bool {
-        self.is_by_block() || self.is_by_error()
+        self.is_by_block() || self.is_by_error() || self.is_by_loss()
+    }
+
+    /// How the rank of a layer was chosen, if not by its own numbers alone.
+    pub fn how(&self) -> Option<String> {
+        self.is_by_loss().then(|| format!("by the loss of the model on {} tokens with each matrix alone", self.tokens))
     }
 
     /// Whether the survey must be made before anything is known of a rank.
@@ -254,15 +300,17 @@ impl Ranks {
             // Moments stand for a look at activations, with which the influence comes.
             Spread::Influence => Needs { moments: true, ..Needs::default() },
             Spread::CodingRate => Needs { coding_rate: true, ..Needs::default() },
-            _ if self.is_by_error() => errors,
+            _ if self.is_by_error() || self.is_by_loss() => errors,
             _ => Needs::default(),
         }
     }
 
     /// What a layer costs.
-    pub fn size(&self, layer: &Linear<Form>) -> Size {
+    pub fn size(&self, site: &Site, layer: &Linear<Form>) -> Size {
         let shape = layer.weight.shape();
-        let beside = if self.biased && layer.bias.is_none() { shape[0] as u64 } else { 0 };
+        // Of the token table the rows are looked up: what is added to them is as wide as they are.
+        let width = if site.role == Role::Tokens { shape[1] } else { shape[0] };
+        let beside = if self.biased && layer.bias.is_none() { width as u64 } else { 0 };
         Size { shape, held: layer.weight.parameters(), beside }
     }
 
@@ -291,14 +339,27 @@ impl Ranks {
         errors: impl Fn(&Site, &Linear<Weight>, &Seen) -> Result<Vec<f64>> + Send + 'static,
         finish: impl FnOnce(Ranks) -> Box<dyn LinearMethod> + Send + 'static,
     ) -> Option<Box<dyn Survey>> {
+        let never = |_: &Site, _: &Linear<Weight>, _: &Seen, _: &[usize]| Ok(Vec::new());
+        self.search(method, errors, never, finish)
+    }
+
+    /// The same of a method that can be asked for `allocation: sensitivity`; `at` gives a layer at each of some ranks.
+    pub fn search(
+        &self,
+        method: &'static str,
+        errors: impl Fn(&Site, &Linear<Weight>, &Seen) -> Result<Vec<f64>> + Send + 'static,
+        at: impl Fn(&Site, &Linear<Weight>, &Seen, &[usize]) -> Result<Vec<Weight>> + Send + 'static,
+        finish: impl FnOnce(Ranks) -> Box<dyn LinearMethod> + Send + 'static,
+    ) -> Option<Box<dyn Survey>> {
         self.must_survey().then(|| -> Box<dyn Survey> {
-            let (errors, finish) = (Box::new(errors), Box::new(finish));
-            Box::new(Look { method, ranks: self.clone(), layers: Vec::new(), errors, finish })
+            let (errors, at, finish) = (Box::new(errors), Box::new(at), Box::new(finish));
+            let (layers, trials) = (Vec::new(), Vec::new());
+            Box::new(Look { method, ranks: self.clone(), layers, trials, errors, at, finish })
         })
     }
 
     /// The ranks of all layers that were looked at.
-    fn choose(&self, layers: &[Layer]) -> BTreeMap<Site, Option<usize>> {
+    fn choose(&self, layers: &[Layer], trials: Vec<Trial>) -> BTreeMap<Site, Option<usize>> {
         let ranks: Vec<Option<usize>> = match (self.keep, self.spread) {
             (Keep::Energy(energy), _) => layers
                 .iter()
@@ -307,6 +368,10 @@ impl Ranks {
             (Keep::Ratio(ratio), Spread::Waterfill) => {
                 let curves: Vec<Curve> = layers.iter().map(|layer| Curve::new(layer.size, &layer.errors)).collect();
                 fill(&curves, budget(layers, ratio), self.multiple)
+            }
+            (Keep::Ratio(ratio), Spread::Sensitivity) => {
+                let sizes: Vec<Size> = layers.iter().map(|layer| layer.size).collect();
+                search(&sizes, trials, budget(layers, ratio))
             }
             (Keep::Ratio(ratio), _) => {
                 let found = |layer: &Layer| Found { parameters: layer.size.all() as f64, value: layer.value };
@@ -339,11 +404,17 @@ struct Layer {
 /// What gives the squared error of each direction of a layer.
 type Errors = Box<dyn Fn(&Site, &Linear<Weight>, &Seen) -> Result<Vec<f64>> + Send>;
 
+/// What gives a layer at each of some ranks.
+type At = Box<dyn Fn(&Site, &Linear<Weight>, &Seen, &[usize]) -> Result<Vec<Weight>> + Send>;
+
 struct Look {
     method: &'static str,
     ranks: Ranks,
     layers: Vec<Layer>,
+    /// Losses are filled in as they are told, in order.
+    trials: Vec<Trial>,
     errors: Errors,
+    at: At,
     finish: Box<dyn FnOnce(Ranks) -> Box<dyn LinearMethod> + Send>,
 }
 
@@ -359,7 +430,7 @@ impl Survey for Look {
             _ => None,
         };
         let forms = Linear { weight: Form::of(&layer.weight), bias: layer.bias.as_ref().map(Form::of) };
-        self.layers.push(Layer { site: site.clone(), size: self.ranks.size(&forms), errors, value });
+        self.layers.push(Layer { site: site.clone(), size: self.ranks.size(site, &forms), errors, value });
         Ok(())
     }
 
@@ -367,8 +438,26 @@ impl Survey for Look {
         false
     }
 
+    fn tokens(&self) -> Option<usize> {
+        self.ranks.is_by_loss().then_some(self.ranks.tokens)
+    }
+
+    fn trials(&mut self, site: &Site, layer: &Linear<Weight>, seen: &Seen) -> Result<Vec<Linear<Weight>>> {
+        let Some(known) = self.layers.iter().position(|known| known.site == *site) else { return Ok(Vec::new()) };
+        let mut ranks: Vec<usize> =
+            RATIOS.iter().filter_map(|&ratio| self.layers[known].size.of_share(ratio, self.ranks.multiple)).collect();
+        ranks.dedup();
+        let versions = (self.at)(site, layer, seen, &ranks)?;
+        self.trials.extend(ranks.iter().map(|&rank| Trial { layer: known, rank, loss: f64::INFINITY }));
+        Ok(versions.into_iter().map(|weight| Linear { weight, bias: layer.bias.clone() }).collect())
+    }
+
+    fn losses(&mut self, losses: &[f64]) {
+        self.trials.iter_mut().zip(losses).for_each(|(trial, &loss)| trial.loss = loss);
+    }
+
     fn finish(self: Box<Self>) -> Result<Box<dyn LinearMethod>> {
-        let found = Some(Arc::new(self.ranks.choose(&self.layers)));
+        let found = Some(Arc::new(self.ranks.choose(&self.layers, self.trials)));
         Ok((self.finish)(Ranks { found, ..self.ranks }))
     }
 }

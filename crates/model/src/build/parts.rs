@@ -36,7 +36,9 @@ impl Builder<'_> {
         fits(&site, &weight, expected)?;
         let bias = self.find(&site, Slot::Bias, &format!("{name}.bias"), bias_view);
         if let Some(bias) = &bias {
-            fits(&site, bias, [Some(1), Some(weight.form.shape()[0])])?;
+            // Of the token table rows are looked up, so what is added to them is as wide as they are.
+            let [rows, columns] = weight.form.shape();
+            fits(&site, bias, [Some(1), Some(if site.role == Role::Tokens { columns } else { rows })])?;
         }
         Ok(Linear { weight, bias })
     }

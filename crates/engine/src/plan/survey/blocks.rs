@@ -227,7 +227,7 @@ impl<'a> Losses<'a> {
 }
 
 /// `Σ p (ln p - ln q)` over all rows, given logarithms.
-fn divergence(p: &Tensor, q: &Tensor) -> Result<f64, Error> {
+pub(super) fn divergence(p: &Tensor, q: &Tensor) -> Result<f64, Error> {
     let sum = values(p, |p| {
         values(q, |q| {
             // The pieces depend on the shape alone and are added in order.
