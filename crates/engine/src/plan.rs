@@ -186,8 +186,20 @@ impl Plan {
             let (work, specs, looks) = (&work, &specs[..], &looks);
             let parts = &predicted.part_costs[..];
             let turned = turned.is_some();
-            let costs =
-                memory::Costs { model, work, forms, layers, parts, specs, looks, surveys, trials, samples, keep, turned };
+            let costs = memory::Costs {
+                model,
+                work,
+                forms,
+                layers,
+                parts,
+                specs,
+                looks,
+                surveys,
+                trials,
+                samples,
+                keep,
+                turned,
+            };
             within(limit, &costs.peaks(threads), &costs.peaks(1), model)?;
         }
         if survey::for_masks(base, format, recipe, &work, &mut methods, &predicted.forms, ground)? {

@@ -31,6 +31,16 @@ fn every_recipe_keeps_its_word_in_bytes_on_every_architecture() {
                     recipe.set("format=native").unwrap();
                     plan(&checkpoint, &recipe)
                 }
+                // Not every stream can be turned, and small models with large tables would grow.
+                Err(Error::Method { source, .. })
+                    if matches!(
+                        source,
+                        brevity_methods::Error::Stream { .. } | brevity_methods::Error::Grows { .. }
+                    ) =>
+                {
+                    assert!(source.hint().is_some(), "{name}, {}: {source}", stock.name);
+                    continue;
+                }
                 Err(error) => panic!("{name}, {}: {error}", stock.name),
             };
             run(&checkpoint, &recipe, &out);
