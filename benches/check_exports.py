@@ -5,9 +5,10 @@
 
 Stock classes must open what was cut alike in all blocks (`--format dense`), and the code that is written beside the weights
 what was not (`--format custom`), with no key missing or unexpected; the plan must have said which of the two it takes. Our
-log-probabilities in f32 must be within 1e-4 of those of transformers in double precision (in f32 both sides round: that
-difference is told as well), and those of transformers from a cache within as much of those at once. `brevity export` to
-another layout and back must not change them. Models are directories, `tiny`, or small random ones: mistral, qwen2, qwen3,
+log-probabilities in f32 are held against those of transformers in double precision, because in f32 both sides round: they
+must be within 1e-4, or, where transformers in f32 is further than that from itself in double precision, within three times
+as much. What is over 1e-4, also in f32 against f32, is marked. The same holds for a cache, and behind `brevity export` to
+another layout and back. Models are directories, `tiny`, or small random ones: mistral, qwen2, qwen3,
 smollm3; without any, all small ones. `--gguf` opens llamas without the attention of one block with llama.cpp as well (needs
 llama-cpp-python), within 1e-3 relative.
 Needs torch and transformers; build brevity with `cargo build --release` first.
@@ -25,7 +26,7 @@ from common import ROOT, load, run
 SUBLAYERS = "about: two sublayers\nsteps:\n  - prune.layers: {count: 2, unit: sublayer, first: 0, last: 0}\n"
 NO_ATTENTION = "about: no attention\nsteps:\n  - prune.layers: {count: 1, unit: attn, first: 1, last: 0}\n"
 STOCK = [("channels-20", []), ("heads-20", ["--uniform"]), ("layers-15", []), ("svd-half", ["--materialize"])]
-CUSTOM = [("modegpt-20", []), ("svd-llm-20", []), ("afm-20", []), ("heads-20", []), ("sublayers", []), ("layers-15", [])]
+CUSTOM = [("svd-half", []), ("modegpt-20", []), ("svd-llm-20", []), ("afm-20", []), ("heads-20", []), ("sublayers", []), ("layers-15", [])]
 RANDOM = {"mistral": {"sliding_window": 24}, "qwen2": {}, "qwen3": {"head_dim": 16}, "smollm3": {}}
 
 
@@ -61,8 +62,8 @@ def predictions(brevity, model, text, window, scratch):
 
 
 def apart(brevity, path, text, window, scratch, remote):
-    """The largest differences of log-probabilities: ours in f32 from transformers in double precision and in f32, and those of
-    transformers from a cache from those at once."""
+    """The largest differences of log-probabilities: ours in f32 from transformers in double precision and in f32, those of
+    transformers in f32 from its own in double precision, and from a cache from those at once."""
     import torch
     from tokenizers import Tokenizer
 
@@ -82,8 +83,9 @@ def apart(brevity, path, text, window, scratch, remote):
         rest, _ = log_probs(ids[:, window // 2:], past_key_values=past)
         model.double()
         exact, _ = log_probs(ids)
-    from_ours = [(x[:-1].gather(1, tokens) - ours.double()).abs().max().item() for x in (exact, whole)]
-    return *from_ours, (rest - whole[window // 2:]).abs().max().item(), model
+    exact, single = (x[:-1].gather(1, tokens) for x in (exact, whole))
+    pairs = [(exact, ours.double()), (single, ours.double()), (exact, single)]
+    return *((a - b).abs().max().item() for a, b in pairs), (rest - whole[window // 2:]).abs().max().item(), model
 
 
 def compress(args, model, recipe, more, kind, out):
@@ -108,15 +110,17 @@ def check(args, name, model, scratch):
             remote = said["transformers"] == "trust_remote_code"
             assert remote == (out / "modeling_brevity.py").exists(), said
             assert kind == "custom" or said["transformers"] == "stock", said
-            exact, single, cached, opened = apart(args.brevity, out, args.text, args.window, scratch, remote)
+            exact, single, own, cached, opened = apart(args.brevity, out, args.text, args.window, scratch, remote)
             # From one layout to the other and back.
             run([args.brevity, "export", out, "--format", "native" if kind == "custom" else "custom", "--out", again])
             run([args.brevity, "export", again, "--format", kind, "--out", scratch / "back"])
             back, *_ = apart(args.brevity, scratch / "back", args.text, args.window, scratch, remote)
-            print(f"{name:22} {kind:7} {' '.join([pathlib.Path(recipe).stem, *more]):23} {said['transformers']:18} apart {exact:.1e} "
-                  f"({single:.1e} where both are in f32), from a cache {cached:.1e}, exported twice {back:.1e}   "
+            over = f", OVER {args.tolerance:.0e}" if max(exact, single, cached, back) > args.tolerance else ""
+            print(f"{name:22} {kind:7} {' '.join([pathlib.Path(recipe).stem, *more]):23} {said['transformers']:18} apart {exact:.1e}, in "
+                  f"f32 {single:.1e}, transformers from itself {own:.1e}, from a cache {cached:.1e}, exported twice {back:.1e}{over}   "
                   f"{sum(p.numel() for p in opened.parameters())} parameters, GGUF {said['llama_cpp']}", flush=True)
-            assert max(exact, cached, back) <= args.tolerance, "further apart than rounding explains"
+            limit = max(args.tolerance, 3 * own)
+            assert max(exact, cached, back) <= limit, "further apart than rounding explains"
             for folder in (out, again, scratch / "back"):
                 shutil.rmtree(folder)
 
