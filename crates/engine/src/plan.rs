@@ -173,7 +173,7 @@ impl Plan {
         let survey_needs = methods.iter().map(Method::survey_needs).fold(Needs::default(), Needs::or);
         let trials = survey::trial_tokens(&methods);
         survey::for_shapes(base, recipe, &work, &mut methods, ground)?;
-        let mut predicted = predict::forms(recipe, model, &work, &methods, options.materialize)?;
+        let mut predicted = predict::forms(recipe, base, &work, &methods, options.materialize)?;
         let mut specs = layouts(checkpoint, format, &predicted.forms)?;
         let surveys = survey_needs;
         let looks = Looks::of(&work, &methods, model.stages.len());
@@ -185,7 +185,7 @@ impl Plan {
             let (forms, layers, keep) = (&predicted.forms, &predicted.costs[..], Keep::Files);
             let (work, specs, looks) = (&work, &specs[..], &looks);
             let parts = &predicted.part_costs[..];
-            let turned = turned.is_some();
+            let turned = turned.as_ref();
             let costs = memory::Costs {
                 model,
                 work,
@@ -203,7 +203,7 @@ impl Plan {
             within(limit, &costs.peaks(threads), &costs.peaks(1), model)?;
         }
         if survey::for_masks(base, format, recipe, &work, &mut methods, &predicted.forms, ground)? {
-            predicted = predict::forms(recipe, model, &work, &methods, options.materialize)?;
+            predicted = predict::forms(recipe, base, &work, &methods, options.materialize)?;
             specs = layouts(checkpoint, format, &predicted.forms)?;
         }
         let numbers = Renumber::of(model, &predicted.forms);
@@ -223,7 +223,7 @@ impl Plan {
             trials,
             samples,
             keep: Keep::Memory,
-            turned: turned.is_some(),
+            turned: turned.as_ref(),
         };
         let limit = options.max_memory.unwrap_or_else(memory::usual_limit);
         let fits = |costs: &memory::Costs<'_>| costs.peaks(threads).into_iter().max().unwrap_or(0) <= limit;
@@ -235,6 +235,9 @@ impl Plan {
         }
         let (peaks, alone) = (costs.peaks(threads), costs.peaks(1));
         let (keep, spilled) = (costs.keep, costs.spilled());
+        if let Some(limit) = options.max_memory {
+            within(limit, &peaks, &alone, model)?;
+        }
         let consumers = Consumers::of(checkpoint, format, &predicted.forms, &specs)?;
         let stages: Vec<PlannedStage> = specs
             .into_iter()
@@ -266,17 +269,13 @@ impl Plan {
             work,
             methods,
             numbers,
-            turned: None,
             cache,
             surveyed: surveys_before,
+            turned,
         };
         plan.identity = identity::of(checkpoint, &plan)?;
         plan.lints = lints::all(&plan, checkpoint, &predicted.steps);
-        if let Some(limit) = options.max_memory {
-            within(limit, &peaks, &alone, model)?;
-        }
         plan.check_disk(options)?;
-        plan.turned = turned;
         Ok(plan)
     }
 

@@ -5,11 +5,11 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use brevity_formats::{Checkpoint, new_name};
+use brevity_formats::{Checkpoint, laid};
 use brevity_kernels::gram::Gram;
 use brevity_kernels::matmul::Rows;
 use brevity_methods::{Directions, Method, StreamMethod};
-use brevity_model::{Block, CodeForm, Floats, Form, Model, Norm, NormKind, Place, Slot, Source, Stage, View, Weight};
+use brevity_model::{Block, CodeForm, Floats, Form, Model, Norm, NormKind, Place, Source, Stage, Weight};
 use brevity_runtime::{Applied, Compute, Flow, Forward, Keep, Prepare, values};
 
 use crate::error::Error;
@@ -53,30 +53,23 @@ impl Turned {
             return Err(Error::First { method: asked.method.clone(), place });
         }
         let method = methods[step].stream().cloned().expect("it was found by that");
-        let before = forms(model);
+        let before = model.forms();
         let refused = |source| Error::Method { place: place.clone(), source };
         let forms = method.predict(&before).map_err(refused)?;
-        let known: std::collections::BTreeMap<_, _> =
-            model.weights().map(|(site, slot, source)| ((site, slot), source)).collect();
-        let model = forms.try_map(|site, slot, form| {
-            let (tensor, view) = match known.get(&(site.clone(), slot)) {
-                Some(source) => (source.tensor.clone(), source.view.clone()),
-                None => {
-                    let matrix = known.get(&(site.clone(), Slot::Weight)).copied();
-                    new_name(&site, slot, matrix).unwrap_or_else(|| (String::new(), View::whole()))
-                }
-            };
-            Ok::<_, std::convert::Infallible>(Source { tensor, form: form.clone(), view })
-        });
-        let model = model.unwrap_or_else(|never| match never {});
+        let model = laid(model, &forms)?;
         let kept = kept(&forms);
         Ok(Some(Turned { method, place, before, forms, model, kept, found: Mutex::new(None) }))
     }
-}
 
-fn forms(model: &Model<Source>) -> Model<Form> {
-    let forms = model.try_map(|_, _, source| Ok::<_, std::convert::Infallible>(source.form.clone()));
-    forms.unwrap_or_else(|never| match never {})
+    /// The forms of the model as it was.
+    pub fn before(&self) -> &Model<Form> {
+        &self.before
+    }
+
+    /// Bytes of directions, and of the stream of so many tokens while they are searched for, in files.
+    pub fn spilled(&self, tokens: usize) -> u64 {
+        (4 * self.before.hidden * (tokens + self.kept.iter().sum::<usize>())) as u64
+    }
 }
 
 /// How wide the stream is in front of each of its stops.
@@ -87,7 +80,7 @@ fn kept(model: &Model<Form>) -> Vec<usize> {
             Stage::Block(block) => {
                 let attn = block.attn.as_ref().map(|attn| &attn.q);
                 let mlp = block.mlp.as_ref().map(|mlp| &mlp.up);
-                let readers = attn.into_iter().chain(mlp).take(if block.parallel { 1 } else { 2 });
+                let readers = attn.into_iter().chain(mlp).take(block.reads());
                 kept.extend(readers.map(|linear| linear.weight.shape()[1]));
             }
             Stage::Head(head) => kept.extend(head.out.iter().map(|out| out.weight.shape()[1])),
@@ -214,10 +207,7 @@ fn turning(source: brevity_methods::Error, turned: &Turned) -> Error {
 /// How many stops of the stream lie in front of a stage.
 fn stops_before(model: &Model<Form>, n: usize) -> usize {
     let of = |stage: &Stage<Form>| match stage {
-        Stage::Block(block) => {
-            let parts = usize::from(block.attn.is_some()) + usize::from(block.mlp.is_some());
-            if block.parallel { parts.min(1) } else { parts }
-        }
+        Stage::Block(block) => block.reads(),
         _ => 0,
     };
     model.stages[..n].iter().map(of).sum()
@@ -225,8 +215,8 @@ fn stops_before(model: &Model<Form>, n: usize) -> usize {
 
 /// A block as blocks of what lies between two stops of the stream.
 fn between_stops(block: Block<Weight>) -> Vec<Block<Weight>> {
-    if block.parallel {
-        return if block.attn.is_none() && block.mlp.is_none() { Vec::new() } else { vec![block] };
+    if block.reads() < 2 {
+        return if block.reads() == 0 { Vec::new() } else { vec![block] };
     }
     let Block { attn, mlp, parallel } = block;
     let attn = attn.map(|attn| Block { attn: Some(attn), mlp: None, parallel });

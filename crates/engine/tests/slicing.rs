@@ -217,3 +217,64 @@ fn what_was_sliced_can_be_quantized_later() {
     assert_eq!(written.model().hidden, sliced.model().hidden);
     assert!(distance(&logits(&sliced), &logits(&written)) < 0.1);
 }
+
+#[test]
+fn what_a_plan_says_of_a_turned_stream_is_true() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(4, 32, 96, true).checkpoint(&dir.path().join("in"));
+    let text = sliced("sparsity: 0.4, multiple: 4");
+    let plan = Plan::make(&checkpoint, &recipe(&text), &options(&checkpoint, 1)).unwrap();
+    // The token table is no longer the output table, and every layer changes.
+    let said: Vec<&str> = plan.lints.iter().map(|lint| lint.what.as_str()).collect();
+    assert!(!said.iter().any(|what| what.contains("output table") || what.contains("changes nothing")), "{said:?}");
+    let table = plan.sites.iter().find(|site| site.site.to_string() == "head.out").unwrap();
+    assert_eq!((table.shape, table.after.shape()), ([0, 0], [64, 32]));
+    assert!(table.bytes_before == 0 && table.bytes_after > 0);
+    assert!(plan.spilled_bytes() > 0, "directions lie in a file");
+    assert!(
+        Plan::make(
+            &checkpoint,
+            &recipe(&text),
+            &brevity_engine::PlanOptions { calibration: None, ..options(&checkpoint, 1) }
+        )
+        .unwrap()
+        .can_calibrate()
+        .is_err()
+    );
+}
+
+#[test]
+fn too_little_memory_to_turn_a_stream_is_known_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(2, 256, 256, false).checkpoint(&dir.path().join("in"));
+    let text = sliced("sparsity: 0.4");
+    let plan = |max_memory| {
+        let options = brevity_engine::PlanOptions { max_memory, ..options(&checkpoint, 1) };
+        Plan::make(&checkpoint, &recipe(&text), &options)
+    };
+    let needed = plan(None).unwrap().peak_memory_bytes;
+    assert!(plan(Some(needed)).is_ok());
+    let refused = plan(Some(needed - 1)).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::Memory { .. }), "{refused}");
+    // Finding directions takes eigenvectors as wide as the stream was, whatever is left of it.
+    let narrow = Plan::make(&checkpoint, &recipe(&sliced("width: 64")), &options(&checkpoint, 1)).unwrap();
+    assert!(narrow.peak_memory_bytes.abs_diff(needed) < 1 << 20, "{} and {needed}", narrow.peak_memory_bytes);
+}
+
+#[test]
+fn blocks_change_a_turned_stream_as_much_as_one_that_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(4, 32, 48, false).checkpoint(&dir.path().join("in"));
+    let ranks = |before: &str| {
+        let text = format!(
+            "format: native\nsteps:\n{before}  - decompose.svd: {{ratio: 0.5, allocation: influence, band: 0.4, multiple: 1}}\n"
+        );
+        let plan = Plan::make(&checkpoint, &recipe(&text), &options(&checkpoint, 2)).unwrap();
+        let rank = |site: &brevity_engine::PlannedSite| site.after.leaves().first().map(|(_, leaf)| leaf.shape[1]);
+        let blocks = plan.sites.iter().filter(|site| site.site.to_string().starts_with("blocks"));
+        blocks.map(rank).collect::<Vec<_>>()
+    };
+    let (as_it_is, turned) = (ranks(""), ranks("  - decompose.slice: {sparsity: 0, grow: true}\n"));
+    assert_eq!(as_it_is, turned);
+    assert!(as_it_is.windows(7).any(|some| some[0] != as_it_is[0]), "blocks differ: {as_it_is:?}");
+}

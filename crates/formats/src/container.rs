@@ -38,11 +38,37 @@ pub trait Container: Send + Sync {
         false
     }
 
-    /// Names of the stored tensors, sorted.
-    fn stored(&self) -> Vec<String>;
-
     /// Names of the stored tensors that make up a logical one; empty if there is none of this name.
     fn parts(&self, name: &str) -> Vec<String>;
+
+    /// The files that the stored tensors are in.
+    fn files(&self) -> &dyn Files;
+
+    /// Names of the stored tensors, sorted.
+    fn stored(&self) -> Vec<String> {
+        self.files().stored()
+    }
+
+    /// A stored tensor.
+    fn raw(&self, stored: &str) -> Option<Raw<'_>> {
+        self.files().raw(stored)
+    }
+
+    /// Gives the memory of stored tensors back to the system. They can still be read.
+    fn release(&self, stored: &[String]) {
+        self.files().release(stored);
+    }
+
+    /// Bytes of the files with weights.
+    fn size_bytes(&self) -> u64 {
+        self.files().size_bytes()
+    }
+}
+
+/// Files of stored tensors; whatever understands them in another way has the same ones.
+pub trait Files: Send + Sync {
+    /// Names of the stored tensors, sorted.
+    fn stored(&self) -> Vec<String>;
 
     /// A stored tensor.
     fn raw(&self, stored: &str) -> Option<Raw<'_>>;

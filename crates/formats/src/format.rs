@@ -74,8 +74,7 @@ pub trait Format: Send + Sync {
     /// Who opens a result of this configuration and these tensors.
     fn opens(&self, config: &Config, specs: &[Vec<TensorSpec>]) -> Opens {
         let _ = specs;
-        let shaped = config.get(STRUCTURE).is_some_and(|ours| ours.get("blocks").is_some());
-        if shaped { Opens::Brevity } else { Opens::Stock }
+        if is_reshaped(config) { Opens::Brevity } else { Opens::Stock }
     }
 
     /// Files that go with a result of this configuration: names and contents.
@@ -83,6 +82,11 @@ pub trait Format: Send + Sync {
         let _ = config;
         Vec::new()
     }
+}
+
+/// Whether a configuration says in our own words how blocks are shaped.
+pub(crate) fn is_reshaped(config: &Config) -> bool {
+    config.get(STRUCTURE).is_some_and(|ours| ours.get("blocks").is_some())
 }
 
 /// Every way to write a model. `--format`, help texts and the test battery are made from this list.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use brevity_model::{Dtype, Floats, Form, Source, View, Weight};
 
-use crate::container::{Container, Raw};
+use crate::container::{self, Container};
 use crate::error::Error;
 use crate::safetensors::SafetensorsFiles;
 use crate::view::{self, Selection};
@@ -121,26 +121,14 @@ impl Container for Fp8 {
         Ok(Weight::float(part.shape, Floats::from_f32(values, self.dtype)))
     }
 
-    fn stored(&self) -> Vec<String> {
-        self.inner.stored()
-    }
-
     fn parts(&self, name: &str) -> Vec<String> {
         let mut parts = if self.consumed.contains(name) { Vec::new() } else { self.inner.parts(name) };
         parts.extend(self.scales.get(name).map(|scale| scale.tensor.clone()));
         parts
     }
 
-    fn raw(&self, stored: &str) -> Option<Raw<'_>> {
-        self.inner.raw(stored)
-    }
-
-    fn release(&self, stored: &[String]) {
-        self.inner.release(stored);
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.inner.size_bytes()
+    fn files(&self) -> &dyn container::Files {
+        self.inner.files()
     }
 }
 

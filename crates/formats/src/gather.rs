@@ -164,7 +164,7 @@ impl<T> Whole<'_, T> {
 /// The tensor of a weight that was not in the source, and its part of it: a bias goes by the name of its `matrix`, an output table that
 /// is no longer that of the tokens by the name that nearly all architectures give it, and what no architecture has by its
 /// site.
-pub fn new_name(site: &Site, slot: Slot, matrix: Option<&Source>) -> Option<(String, View)> {
+pub(crate) fn new_name(site: &Site, slot: Slot, matrix: Option<&Source>) -> Option<(String, View)> {
     match (&site.role, slot, matrix) {
         (Role::Out, Slot::Weight, _) => Some(("lm_head.weight".into(), View::whole())),
         (Role::Out, Slot::Bias, None) => Some(("lm_head.bias".into(), View::whole())),

@@ -18,7 +18,7 @@ use candle_core::quantized::{GgmlDType, gguf_file};
 use half::{bf16, f16};
 use serde_json::{Map, Value};
 
-use crate::container::{Container, Raw};
+use crate::container::{self, Container, Raw};
 use crate::error::{Error, FileFault};
 use crate::map::Bytes;
 use crate::view::Selection;
@@ -294,14 +294,20 @@ impl Container for Gguf {
         Ok(Weight::float(part.shape, values))
     }
 
+    fn parts(&self, name: &str) -> Vec<String> {
+        self.tensors.get(name).map(|entry| entry.stored.clone()).into_iter().collect()
+    }
+
+    fn files(&self) -> &dyn container::Files {
+        self
+    }
+}
+
+impl container::Files for Gguf {
     fn stored(&self) -> Vec<String> {
         let mut names: Vec<String> = self.logical.keys().cloned().collect();
         names.sort();
         names
-    }
-
-    fn parts(&self, name: &str) -> Vec<String> {
-        self.tensors.get(name).map(|entry| entry.stored.clone()).into_iter().collect()
     }
 
     fn raw(&self, stored: &str) -> Option<Raw<'_>> {

@@ -89,7 +89,7 @@ use serde_json::json;
 pub use self::read::{NativeFiles, open};
 use crate::dense::{self, Dense, dense_dtype};
 use crate::error::Error;
-use crate::format::{Format, Opens, any_config, forms};
+use crate::format::{Format, Opens, any_config, forms, is_reshaped};
 use crate::gather::{Frame, Part, StageView, Whole, carry_others, others, wholes};
 use crate::tensor::{Tensor, TensorSpec};
 
@@ -213,8 +213,7 @@ impl Format for Native {
 
     fn opens(&self, config: &Config, specs: &[Vec<TensorSpec>]) -> Opens {
         let coded = specs.iter().flatten().any(|spec| spec.name.starts_with(FORMS));
-        let shaped = config.get(STRUCTURE).is_some_and(|ours| ours.get("blocks").is_some());
-        if coded || shaped { Opens::Brevity } else { Opens::Stock }
+        if coded || is_reshaped(config) { Opens::Brevity } else { Opens::Stock }
     }
 
     fn layout(&self, at: &StageView<'_>, forms: &Stage<Form>) -> Result<Vec<TensorSpec>, Error> {

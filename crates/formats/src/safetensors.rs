@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use half::f16;
 use safetensors::Dtype as Stored;
 
-use crate::container::{Container, Raw};
+use crate::container::{self, Container, Raw};
 use crate::error::Error;
 use crate::folder::Folder;
 use crate::header::{Header, HeaderEntry};
@@ -191,12 +191,18 @@ impl Container for SafetensorsFiles {
         Ok(Weight::float(part.shape, self.floats(name, entry, stored, &part)?))
     }
 
-    fn stored(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
-    }
-
     fn parts(&self, name: &str) -> Vec<String> {
         self.tensors.get_key_value(name).into_iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn files(&self) -> &dyn container::Files {
+        self
+    }
+}
+
+impl container::Files for SafetensorsFiles {
+    fn stored(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
     }
 
     fn raw(&self, stored: &str) -> Option<Raw<'_>> {

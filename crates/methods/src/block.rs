@@ -130,7 +130,7 @@ pub struct Influence {
     /// The same of the MLP alone.
     pub mlp: f64,
     /// Mean KL divergence of the next token's distribution without the block, without attention, and without the MLP, in
-    /// nats; where it was asked for.
+    /// nats; where it was asked for. Of a model that predicts nothing, how far its hidden states move, as a share.
     pub loss: Option<[f64; 3]>,
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::structure::Sublayer;
+
 /// A model: an embedding, blocks of attention and MLP, and a head. Encoders have no head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model<W> {
@@ -112,6 +114,22 @@ pub struct Block<W> {
     pub mlp: Option<Mlp<W>>,
     /// Both read the input of the block, instead of one behind the other.
     pub parallel: bool,
+}
+
+impl<W> Block<W> {
+    /// Whether what a sublayer returns is added to the residual stream, and nothing else happens to either.
+    pub fn adds(&self, part: Sublayer) -> bool {
+        match part {
+            Sublayer::Attn => self.attn.as_ref().is_some_and(|attn| attn.after.is_none() && attn.sum.is_none()),
+            Sublayer::Mlp => self.mlp.as_ref().is_some_and(|mlp| mlp.after.is_none() && mlp.sum.is_none()),
+        }
+    }
+
+    /// How often the residual stream is read: once by each sublayer, or once by both side by side.
+    pub fn reads(&self) -> usize {
+        let parts = usize::from(self.attn.is_some()) + usize::from(self.mlp.is_some());
+        if self.parallel { parts.min(1) } else { parts }
+    }
 }
 
 /// Attention with its norms.

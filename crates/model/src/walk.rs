@@ -1,6 +1,10 @@
 //! Walking the tree: every weight in one fixed order, with the site it belongs to.
 
+use std::convert::Infallible;
+
+use crate::form::Form;
 use crate::site::{Place, Role, Site, Slot};
+use crate::source::Source;
 use crate::tree::{Attention, Block, Embed, Head, Linear, Loose, Mlp, Model, Norm, Stage};
 
 /// What a walk calls on each weight: role, slot, weight.
@@ -326,6 +330,20 @@ impl<W> Model<W> {
             let place = self.place(n);
             stage.weights().into_iter().map(move |(role, slot, weight)| (Site::new(place, role), slot, weight))
         })
+    }
+}
+
+impl Stage<Source> {
+    /// How the weights of the stage are stored.
+    pub fn forms(&self) -> Stage<Form> {
+        self.try_map(|_, _, source| Ok::<_, Infallible>(source.form.clone())).unwrap_or_else(|never| match never {})
+    }
+}
+
+impl Model<Source> {
+    /// How the weights are stored.
+    pub fn forms(&self) -> Model<Form> {
+        self.try_map(|_, _, source| Ok::<_, Infallible>(source.form.clone())).unwrap_or_else(|never| match never {})
     }
 }
 

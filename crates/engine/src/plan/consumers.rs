@@ -1,11 +1,9 @@
 //! Which tools open a result, from its shapes.
 
-use std::collections::BTreeMap;
-
 use brevity_formats::{
-    Checkpoint, Dense, Format, GGUF_CONSUMERS, GgufAbout, GgufExport, GgufType, Native, Opens, TensorSpec,
+    Checkpoint, Dense, Format, GGUF_CONSUMERS, GgufAbout, GgufExport, GgufType, Native, Opens, TensorSpec, laid,
 };
-use brevity_model::{Block, Form, Model, Source, Stage, View};
+use brevity_model::{Block, Form, Model, Stage};
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -88,13 +86,7 @@ fn gguf(checkpoint: &Checkpoint, forms: &Model<Form>) -> Result<Option<Result<&'
         return Ok(None);
     }
     let config = Native.config(checkpoint.config(), checkpoint.model(), forms)?;
-    let places: BTreeMap<_, _> =
-        checkpoint.model().weights().map(|(site, slot, s)| ((site, slot), &s.tensor)).collect();
-    let place = |site, slot, form: &Form| {
-        let tensor = places.get(&(site, slot)).map(|tensor| (*tensor).clone()).unwrap_or_default();
-        Ok::<_, std::convert::Infallible>(Source { tensor, form: form.clone(), view: View::whole() })
-    };
-    let mut result = forms.try_map(place).unwrap_or_else(|never| match never {});
+    let mut result = laid(checkpoint.model(), forms)?;
     // Blocks of which nothing is left are not there when the file is made.
     result.stages.retain(|stage| !matches!(stage, Stage::Block(Block { attn: None, mlp: None, .. })));
     let about = GgufAbout { name: "", config: &config, files: &[] };

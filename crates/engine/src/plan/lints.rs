@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use brevity_formats::Checkpoint;
 use brevity_methods::Kind;
-use brevity_model::{Block, CodeForm, Form, Group, MaskForm, Model, Role, Source, Stage};
+use brevity_model::{CodeForm, Form, Group, MaskForm, Model, Role, Source, Stage, Sublayer};
 use serde::Serialize;
 
 use super::predict::StepForms;
@@ -260,7 +260,7 @@ fn idle_zeros(plan: &Plan) -> Vec<Lint> {
 /// The token table, where it is the output table as well.
 fn tied(plan: &Plan, model: &Model<Source>) -> Vec<Lint> {
     let tokens = |site: &&PlannedSite| site.site.role == Role::Tokens && !site.methods.is_empty();
-    match plan.sites.iter().find(tokens).filter(|_| model.is_tied()) {
+    match plan.sites.iter().find(tokens).filter(|_| model.is_tied() && plan.forms.is_tied()) {
         None => Vec::new(),
         Some(site) => vec![Lint::new(
             format!("`{}` is also the output table of this model", site.site),
@@ -298,9 +298,8 @@ fn late_aim(plan: &Plan, steps: &[StepForms]) -> Vec<Lint> {
 
 /// Steps that look at the residual stream behind layers whose outputs are normed before they are it.
 fn normed(plan: &Plan, model: &Model<Source>) -> Vec<Lint> {
-    let is_normed = |stage: &Stage<Source>, role: &Role| match (stage, role) {
-        (Stage::Block(Block { attn: Some(attn), .. }), Role::O) => attn.after.is_some() || attn.sum.is_some(),
-        (Stage::Block(Block { mlp: Some(mlp), .. }), Role::Down) => mlp.after.is_some() || mlp.sum.is_some(),
+    let is_normed = |stage: &Stage<Source>, role: &Role| match (stage, Sublayer::of(role)) {
+        (Stage::Block(block), Some(part)) => matches!(role, Role::O | Role::Down) && !block.adds(part),
         _ => false,
     };
     let mut lints = Vec::new();

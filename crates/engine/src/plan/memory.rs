@@ -9,6 +9,7 @@ use brevity_runtime::{Keep, Tap};
 
 use super::linears;
 use crate::run::looking::Looks;
+use crate::turned::Turned;
 use crate::work::Work;
 
 /// The process itself: code, headers, indexes, thread stacks.
@@ -48,8 +49,8 @@ pub(super) struct Costs<'a> {
     pub trials: usize,
     pub samples: Tokens,
     pub keep: Keep,
-    /// Whether the residual stream is turned before steps see a stage.
-    pub turned: bool,
+    /// How the residual stream is turned before steps see a stage, if it is.
+    pub turned: Option<&'a Turned>,
 }
 
 /// Three quarters of the memory of the machine, or 4 GiB if the system does not say how much that is.
@@ -75,7 +76,7 @@ impl Costs<'_> {
         let kept = self.kept(self.runs());
         (0..self.model.stages.len())
             .map(|n| {
-                let before = forms_of(&self.model.stages[n]);
+                let before = self.model.stages[n].forms();
                 let loaded = stage_bytes(&before);
                 let rewritten = stage_bytes(&self.forms.stages[n]);
                 // The layers in hand: their originals beside them, and what their steps need, or the report on them:
@@ -111,23 +112,22 @@ impl Costs<'_> {
                 let writing = if n > 0 { encoded(n - 1) } else { 0 };
                 let kept = if n < end { kept } else { 0 };
                 let survey = if !self.surveys.is_nothing() { self.surveying(n, &before, loaded) } else { 0 };
-                let [turning, finding] = self.turning(n, &before);
+                let [turning, finding] = self.turning(n);
                 fixed + (writing + kept + rewriting.max(encoding).max(loaded + turning)).max(survey + turning + finding)
             })
             .collect()
     }
 
     /// What it takes to turn the stream of a stage: its weights as singles, folded and turned; and to find the directions
-    /// at its end: their second moments and the eigenvectors.
-    fn turning(&self, n: usize, before: &Stage<Form>) -> [u64; 2] {
-        if !self.turned {
-            return [0; 2];
-        }
-        let own: u64 = before.weights().into_iter().map(|(_, _, form)| form.parameters()).sum();
-        let hidden = self.model.hidden as u64;
-        let table = self.model.vocabulary as u64 * hidden;
-        let held = if matches!(self.model.stages[n], Stage::Head(_)) { own.max(table) } else { own };
-        [16 * held, Gram::bytes(self.model.hidden) + 48 * hidden * hidden]
+    /// at its end: their second moments, the eigenvectors, and a sample of the stream as wide as it was.
+    fn turning(&self, n: usize) -> [u64; 2] {
+        let Some(before) = self.turned.map(Turned::before) else { return [0; 2] };
+        let own: u64 = before.stages[n].weights().into_iter().map(|(_, _, form)| form.parameters()).sum();
+        let hidden = before.hidden as u64;
+        let table = before.vocabulary as u64 * hidden;
+        let held = if matches!(before.stages[n], Stage::Head(_)) { own.max(table) } else { own };
+        let sample = 12 * self.samples.longest as u64 * hidden;
+        [16 * held, Gram::bytes(before.hidden) + 48 * hidden * hidden + sample]
     }
 
     /// Models that run on the samples: none, one, or two with a reference.
@@ -142,7 +142,7 @@ impl Costs<'_> {
     /// Bytes of hidden states, and of what lies between two taps, of one model on all samples.
     fn states(&self) -> [u64; 2] {
         let tokens = self.samples.all as u64;
-        let widths = self.model.stages.iter().map(|stage| widths(&forms_of(stage)));
+        let widths = self.model.stages.iter().map(|stage| widths(&stage.forms()));
         let (between, aside) = widths.fold((0, false), |(most, aside), w| (most.max(w.between), aside | w.parallel));
         let hidden = tokens * self.model.hidden as u64 * if aside { 8 } else { 4 };
         [hidden, tokens * between as u64 * if self.samples.compute == Compute::Bf16 { 2 } else { 4 }]
@@ -169,7 +169,8 @@ impl Costs<'_> {
             Keep::HiddenInMemory => between,
             Keep::Files => hidden + between,
         };
-        in_files * if self.surveys.is_nothing() { self.runs() } else { self.runs().max(1) }
+        let directions = self.turned.map_or(0, |turned| turned.spilled(self.samples.all));
+        directions + in_files * if self.surveys.is_nothing() { self.runs() } else { self.runs().max(1) }
     }
 
     /// What a survey takes at a stage: the stage, made ready too, a copy of a layer, and all that is there of one sample.
@@ -269,12 +270,6 @@ fn widths(stage: &Stage<Form>) -> Widths {
         Stage::Head(head) => Widths { sample: 4 * head.out.as_ref().map_or(0, inputs), ..Widths::default() },
         Stage::Loose(_) => Widths::default(),
     }
-}
-
-fn forms_of(stage: &Stage<Source>) -> Stage<Form> {
-    stage
-        .try_map(|_, _, source| Ok::<_, std::convert::Infallible>(source.form.clone()))
-        .unwrap_or_else(|never| match never {})
 }
 
 /// Bytes of all weights of a stage in memory.

@@ -7,6 +7,7 @@ use brevity_model::{Dtype, Form, Linear, Model, Role, Site, Source, Stage, Subla
 use super::linears;
 use crate::error::Error;
 use crate::recipe::Recipe;
+use crate::turned::Base;
 use crate::work::{Work, step_place};
 
 /// What is known of the result without weights.
@@ -33,18 +34,19 @@ pub(super) struct StepForms {
 /// behind the last.
 pub(super) fn forms(
     recipe: &Recipe,
-    model: &Model<Source>,
+    base: Base<'_>,
     work: &Work,
     methods: &[Method],
     materialize: bool,
 ) -> Result<Predicted, Error> {
+    let model = base.model();
     let out = |form: Form, source: &Form| if materialize { multiplied_out_form(form, source) } else { form };
     let mut forms = model
         .try_map(|_, _, source| Ok::<_, std::convert::Infallible>(out(source.form.clone(), &source.form)))
         .unwrap_or_else(|never| match never {});
     let mut costs = Vec::new();
     let mut part_costs = Vec::new();
-    let mut steps = Vec::new();
+    let mut steps = turned(base, work, methods);
     for (n, stage) in forms.stages.iter_mut().enumerate() {
         part_costs.push(parts(recipe, work, methods, n, stage, &mut steps)?);
         let mut stage_costs = vec![0; work.of(n).len()];
@@ -64,6 +66,26 @@ pub(super) fn forms(
         costs.push(stage_costs);
     }
     Ok(Predicted { forms, costs, part_costs, steps })
+}
+
+/// What a step that turns the residual stream makes of each layer.
+fn turned(base: Base<'_>, work: &Work, methods: &[Method]) -> Vec<StepForms> {
+    let Some(step) = methods.iter().position(|method| method.stream().is_some()) else { return Vec::new() };
+    let layers = |stage: &Stage<Source>| -> Vec<(Role, Form)> {
+        stage.forms().linears_mut().into_iter().map(|(role, layer)| (role, layer.weight.clone())).collect()
+    };
+    let mut steps = Vec::new();
+    for (n, (before, after)) in base.checkpoint.model().stages.iter().zip(&base.model().stages).enumerate() {
+        let before = layers(before);
+        for (role, after) in layers(after) {
+            let site = work.at(n, &role).1.clone();
+            let before = before.iter().find(|(other, _)| *other == role).map(|(_, form)| form.clone());
+            // An output table of its own that was the token table.
+            let before = before.unwrap_or_else(|| Form::float([0, 0], Dtype::F32));
+            steps.push(StepForms { site, step, before, after });
+        }
+    }
+    steps
 }
 
 /// What steps for whole sublayers leave of a stage; returns what they need in memory.

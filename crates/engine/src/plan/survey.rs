@@ -9,8 +9,9 @@ use std::path::Path;
 use brevity_formats::{Checkpoint, Format, StageView};
 use brevity_kernels::ops::Compute;
 use brevity_methods::{Cx, Fold, Method, Needs, Seen, Survey, coding_rate};
-use brevity_model::{Block, Form, Head, LeafForm, Linear, Model, Place, Site, Stage, Weight};
+use brevity_model::{Block, Form, Head, LeafForm, Linear, Model, Place, Role, Site, Stage, Weight};
 use brevity_runtime::{Applied, Flow, Forward, Keep, Prepare, Tap, values};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use self::trials::Trials;
@@ -20,6 +21,9 @@ use crate::run::looking::{add, counts};
 use crate::samples::Calibration;
 use crate::turned::Base;
 use crate::work::{Work, step_place};
+
+/// The most tokens of one sample that single layers are tried on.
+const TRIAL: usize = 256;
 
 /// What surveys that look at activations go by.
 #[derive(Clone, Copy)]
@@ -194,8 +198,8 @@ fn looking(
     let Calibration { samples, compute } = calibration;
     let prepare = Prepare::new(*compute);
     let mut flow = Flow::new(&samples.windows, *compute, ground.keep, ground.dir).map_err(Error::Run)?;
-    let mut trials =
-        survey.tokens().map(|tokens| Trials::new(tokens, &samples.windows, Forward::new(*compute), prepare.clone()));
+    let mut trials = survey.tokens().map(|tokens| Trials::new(tokens, TRIAL, &samples.windows, Forward::new(*compute)));
+    let mut table = None;
     for n in 0..base.model().stages.len() {
         let place = base.model().place(n);
         let mut stage = base.load(n)?;
@@ -211,6 +215,10 @@ fn looking(
             Stage::Loose(_) => BTreeMap::new(),
         };
         let nothing = Seen::nothing();
+        if let (Stage::Embed(embed), true) = (&stage, trials.is_some() && base.model().is_tied()) {
+            table = Some(prepare.matrix(embed.tokens.weight.clone()).map_err(Error::Run)?);
+        }
+        let mut versions = Vec::new();
         for ((role, layer), (site, steps)) in stage.linears_mut().into_iter().zip(work.of(n)) {
             if steps.contains(&step) {
                 let blind: Vec<usize> =
@@ -219,28 +227,37 @@ fn looking(
                 let seen = Tap::of(&role).and_then(|tap| seen.get(&tap)).unwrap_or(&nothing);
                 let refused = |source| Error::Method { place: step_place(recipe, step), source };
                 survey.look(site, layer, seen).map_err(refused)?;
-                if let Some(trials) = &mut trials {
-                    trials.add(role, survey.trials(site, layer, seen).map_err(refused)?)?;
+                if trials.is_some() {
+                    let others = survey.trials(site, layer, seen).map_err(refused)?;
+                    versions.extend(others.into_iter().map(|other| (role.clone(), other)));
                 }
             }
         }
         if let Some(trials) = &mut trials {
-            match (&ready, &stage) {
-                (Stage::Embed(embed), Stage::Embed(own)) => {
-                    let tied = base.model().is_tied();
-                    let table = tied.then(|| prepare.matrix(own.tokens.weight.clone())).transpose();
-                    trials.embed(embed, table.map_err(Error::Run)?)?;
-                }
-                (Stage::Block(block), _) => trials.block(block)?,
-                (Stage::Head(head), _) => trials.head(head)?,
-                _ => {}
-            }
+            let versions = versions.into_iter().map(|(role, layer)| with(&ready, &role, layer, &prepare));
+            trials.pass(&ready, table.as_ref(), versions)?;
         }
     }
     if let Some(trials) = trials {
         survey.losses(&trials.losses()?);
     }
     Ok(())
+}
+
+/// A stage with another layer in the place of a role.
+fn with(
+    stage: &Stage<Applied>,
+    role: &Role,
+    layer: Linear<Weight>,
+    prepare: &Prepare,
+) -> Result<Stage<Applied>, Error> {
+    let weight = prepare.matrix(layer.weight).map_err(Error::Run)?;
+    let bias = layer.bias.as_ref().map(|bias| prepare.vector(bias)).transpose().map_err(Error::Run)?;
+    let mut other = stage.clone();
+    if let Some((_, place)) = other.linears_mut().into_iter().find(|(known, _)| known == role) {
+        *place = Linear { weight, bias };
+    }
+    Ok(other)
 }
 
 /// Takes all samples through a block: what each tap shows, and how much the block changes.
@@ -270,6 +287,8 @@ fn seen_of(
         }
         flow.leave(place, block, sample).map_err(Error::Run)?;
         let y = flow.hidden(sample).map_err(Error::Run)?;
+        // As it would be if the sublayers returned nothing.
+        let x = beside(block, x)?;
         let width = x.dims3().map_err(|source| Error::Run(source.into()))?.2;
         let sum = values(&x, |x| values(&y, |y| x.chunks(width).zip(y.chunks(width)).map(|(x, y)| cosine(x, y)).sum()));
         cosines += sum.and_then(|sum: Result<f64, _>| sum).map_err(Error::Run)?;
@@ -286,6 +305,13 @@ fn seen_of(
     let change = before.zip(after).map(|(before, after)| (after - before).abs());
     seen.values_mut().for_each(|seen| (seen.influence, seen.coding_rate) = (influence, change));
     Ok(seen)
+}
+
+/// The residual stream past a block: itself, unless shortcuts turn it.
+fn beside(block: &Block<Applied>, x: Tensor) -> Result<Tensor, Error> {
+    let attn = block.attn.iter().filter_map(|attn| attn.shortcut.as_ref());
+    let mlp = block.mlp.iter().filter_map(|mlp| mlp.shortcut.as_ref());
+    attn.chain(mlp).try_fold(x, |x, shortcut| shortcut.apply(&x, None)).map_err(Error::Run)
 }
 
 /// Takes all samples to the output table, if there is one of its own.

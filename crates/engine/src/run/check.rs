@@ -40,9 +40,14 @@ pub(super) fn meant(plan: &Plan, model: &Model<Source>, n: usize, stage: &mut St
         .map(|(_, (role, layer))| {
             let (at, site, _) = plan.work.at(n, &role);
             let rows = sample(all, layer.weight.shape()[0]);
-            // In the type and the order in which factors are written, where they are.
-            let held = plan.format.held(layer.weight.clone(), &sources[at].weight.form);
-            let exact = digest::of_rows(&held, &rows, Dtype::F32);
+            let exact = match layer.weight.as_leaf() {
+                Some(_) => digest::of_rows(&layer.weight, &rows, Dtype::F32),
+                // In the type and the order in which factors are written, where they are.
+                None => {
+                    let held = plan.format.held(layer.weight.clone(), &sources[at].weight.form);
+                    digest::of_rows(&held, &rows, Dtype::F32)
+                }
+            };
             let dtypes = float_dtypes(&sources[at].weight.form);
             let rounded = dtypes.map(|dtype| (dtype, digest::of_rows(&layer.weight, &rows, dtype)));
             // As the output has it, where blocks have moved up.

@@ -404,11 +404,11 @@ fn has(stage: &Stage<Applied>, tap: Tap) -> bool {
     }
 }
 
-/// Whether what a sublayer returns is added to the residual stream, and nothing else happens to either.
+/// Whether what is made of what a tap shows is added to the residual stream, and nothing else happens to either.
 fn is_added(block: &Block<Applied>, tap: Tap) -> bool {
     match tap {
-        Tap::AttnMix => block.attn.as_ref().is_some_and(|attn| attn.after.is_none() && attn.sum.is_none()),
-        Tap::MlpMid => block.mlp.as_ref().is_some_and(|mlp| mlp.after.is_none() && mlp.sum.is_none()),
+        Tap::AttnMix => block.adds(Sublayer::Attn),
+        Tap::MlpMid => block.adds(Sublayer::Mlp),
         _ => false,
     }
 }

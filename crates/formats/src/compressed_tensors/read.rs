@@ -7,7 +7,7 @@ use brevity_model::{Code, CodeForm, Config, Dtype, Expr, Form, Grid, Group, Leaf
 
 use super::groups::{Groups, Scheme};
 use crate::coded::{CodedFault, Stored, float_dtype, words};
-use crate::container::{Container, Raw};
+use crate::container::{self, Container, Raw};
 use crate::error::Error;
 use crate::fp8::Fp8;
 use crate::safetensors::SafetensorsFiles;
@@ -278,10 +278,6 @@ impl Container for CompressedFiles {
             .map_err(|fault| Error::View { tensor: source.tensor.clone(), fault })
     }
 
-    fn stored(&self) -> Vec<String> {
-        self.inner.stored()
-    }
-
     fn parts(&self, name: &str) -> Vec<String> {
         match self.modules.get(name) {
             Some(module) => module.tensors.clone(),
@@ -290,16 +286,8 @@ impl Container for CompressedFiles {
         }
     }
 
-    fn raw(&self, stored: &str) -> Option<Raw<'_>> {
-        self.inner.raw(stored)
-    }
-
-    fn release(&self, stored: &[String]) {
-        self.inner.release(stored);
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.inner.size_bytes()
+    fn files(&self) -> &dyn container::Files {
+        self.inner.files()
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{LinearRecord, PREFIX, VERSION};
 use crate::coded::CodedFault;
-use crate::container::{Container, Raw};
+use crate::container::{self, Container};
 use crate::error::Error;
 use crate::view;
 
@@ -150,10 +150,6 @@ impl Container for CustomFiles {
         self.added.contains(tensor)
     }
 
-    fn stored(&self) -> Vec<String> {
-        self.inner.stored()
-    }
-
     fn parts(&self, name: &str) -> Vec<String> {
         match self.weights.get(name) {
             Some(factors) => factors.iter().flat_map(|factor| self.inner.parts(factor)).collect(),
@@ -161,15 +157,7 @@ impl Container for CustomFiles {
         }
     }
 
-    fn raw(&self, stored: &str) -> Option<Raw<'_>> {
-        self.inner.raw(stored)
-    }
-
-    fn release(&self, stored: &[String]) {
-        self.inner.release(stored);
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.inner.size_bytes()
+    fn files(&self) -> &dyn container::Files {
+        self.inner.files()
     }
 }

@@ -11,7 +11,7 @@ use brevity_model::{
 use super::leaf::{self, Masking, index_bits};
 use super::{FORMS, Record, VERSION, stream};
 use crate::coded::{CodedFault, Stored, clear, words};
-use crate::container::{Container, Raw};
+use crate::container::{self, Container};
 use crate::dense::dense_dtype;
 use crate::error::Error;
 use crate::gather::{Frame, Part, Whole};
@@ -404,10 +404,6 @@ impl Container for NativeFiles {
             || self.inner.is_added(tensor)
     }
 
-    fn stored(&self) -> Vec<String> {
-        self.inner.stored()
-    }
-
     fn parts(&self, name: &str) -> Vec<String> {
         let Some(parts) = self.tensors.get(name) else {
             return if self.consumed.contains(name) { Vec::new() } else { self.inner.parts(name) };
@@ -415,15 +411,7 @@ impl Container for NativeFiles {
         parts.iter().flat_map(|part| fit(&*self.inner, &part.record).unwrap_or_default()).collect()
     }
 
-    fn raw(&self, stored: &str) -> Option<Raw<'_>> {
-        self.inner.raw(stored)
-    }
-
-    fn release(&self, stored: &[String]) {
-        self.inner.release(stored);
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.inner.size_bytes()
+    fn files(&self) -> &dyn container::Files {
+        self.inner.files()
     }
 }

@@ -1,6 +1,6 @@
 //! Putting two thin factors in place of a matrix: what is the same whichever directions they keep.
 
-use brevity_model::{Code, Floats, Form, Linear, Site, Weight};
+use brevity_model::{Code, Dtype, Floats, Form, Linear, Site, Weight};
 
 use super::directions::Metric;
 use super::ranks::Ranks;
@@ -24,11 +24,8 @@ pub(crate) fn rewrite<'a>(
 ) -> Result<Option<Vec<f32>>> {
     let (site, seed, shape) = (cx.site, cx.seed, layer.weight.shape());
     put(method, ranks, layer, cx, |w, rank, notes| {
-        let directions = metric(notes)?.directions(w, shape, Some(rank), seed).map_err(|source| {
-            let (site, leaf) = (site.clone(), String::new());
-            Error::Kernel { method, site, leaf, source }
-        })?;
-        Ok(directions.factors(w, shape, rank))
+        let directions = metric(notes)?.directions(w, shape, Some(rank), seed);
+        Ok(directions.map_err(refused(method, site))?.factors(w, shape, rank))
     })
 }
 
@@ -58,9 +55,7 @@ pub(crate) fn put(
     if removed > 0 {
         cx.notes.push(format!("the mask over {removed} removed entries is lost"));
     }
-    let (a, b) = make(&w, rank, &mut cx.notes)?;
-    let float = |shape, values| Weight::float(shape, Floats::from_f32(values, dtype));
-    layer.weight = Weight::product(float([rows, rank], a), float([rank, columns], b));
+    layer.weight = product([rows, columns], rank, make(&w, rank, &mut cx.notes)?, dtype);
     let how = ranks.how().map_or_else(String::new, |how| format!(", {how}"));
     cx.notes.push(format!("rank {rank} of {}{how}", rows.min(columns)));
     Ok(Some(w))
@@ -82,11 +77,7 @@ pub(crate) fn predict(method: &'static str, ranks: &Ranks, site: &Site, layer: &
 pub(crate) fn errors(method: &'static str, site: &Site, weight: &Weight, metric: &Metric<'_>) -> Result<Vec<f64>> {
     float_dtype(method, site, &Form::of(weight))?;
     let w = finite(site, weight)?;
-    let directions = metric.directions(&w, weight.shape(), None, 0).map_err(|source| {
-        let (site, leaf) = (site.clone(), String::new());
-        Error::Kernel { method, site, leaf, source }
-    })?;
-    Ok(directions.errors)
+    Ok(metric.directions(&w, weight.shape(), None, 0).map_err(refused(method, site))?.errors)
 }
 
 /// The factors of a layer at each of some ranks, as [`rewrite`] would leave them.
@@ -101,20 +92,23 @@ pub(crate) fn at_ranks(
     ranks: &[usize],
 ) -> Result<Vec<Weight>> {
     let dtype = float_dtype(method, site, &Form::of(weight))?;
-    let (w, shape @ [rows, columns]) = (finite(site, weight)?, weight.shape());
+    let (w, shape) = (finite(site, weight)?, weight.shape());
     if ranks.is_empty() {
         return Ok(Vec::new());
     }
-    let directions = metric.directions(&w, shape, None, 0).map_err(|source| {
-        let (site, leaf) = (site.clone(), String::new());
-        Error::Kernel { method, site, leaf, source }
-    })?;
+    let directions = metric.directions(&w, shape, None, 0).map_err(refused(method, site))?;
+    Ok(ranks.iter().map(|&rank| product(shape, rank, directions.factors(&w, shape, rank), dtype)).collect())
+}
+
+/// Two factors of a matrix `[out, in]` as a weight.
+fn product([rows, columns]: [usize; 2], rank: usize, (a, b): (Vec<f32>, Vec<f32>), dtype: Dtype) -> Weight {
     let float = |shape, values| Weight::float(shape, Floats::from_f32(values, dtype));
-    let at = |&rank: &usize| {
-        let (a, b) = directions.factors(&w, shape, rank);
-        Weight::product(float([rows, rank], a), float([rank, columns], b))
-    };
-    Ok(ranks.iter().map(at).collect())
+    Weight::product(float([rows, rank], a), float([rank, columns], b))
+}
+
+/// The error for what a kernel refuses of a layer.
+fn refused(method: &'static str, site: &Site) -> impl FnOnce(brevity_kernels::Error) -> Error {
+    move |source| Error::Kernel { method, site: site.clone(), leaf: String::new(), source }
 }
 
 /// The whole matrix as singles, every leaf of it finite.

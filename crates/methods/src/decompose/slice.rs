@@ -130,8 +130,7 @@ impl Slice {
                 for stage in &model.stages {
                     let Stage::Block(block) = stage else { continue };
                     held += crate::Sizes::of(block, Form::parameters).all();
-                    let parts = usize::from(block.attn.is_some()) + usize::from(block.mlp.is_some());
-                    shortcuts += if block.parallel { parts.min(1) } else { parts };
+                    shortcuts += block.reads();
                 }
                 let after = |k: usize| held as f64 * k as f64 / hidden as f64 + (shortcuts * k * k) as f64;
                 let fits = |k: &usize| after(*k) <= (1.0 - share) * held as f64;

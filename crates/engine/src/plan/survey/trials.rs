@@ -1,124 +1,99 @@
-//! The model with single layers in other versions, all carried along beside the whole one.
+//! The model with parts of it in other versions, all carried along beside the whole one.
 
 use brevity_kernels::ops;
-use brevity_model::{Block, Embed, Head, Linear, Role, Stage, Weight};
-use brevity_runtime::{Applied, Forward, Prepare, values};
+use brevity_model::{Head, Stage};
+use brevity_runtime::{Applied, Forward, values};
 use candle_core::Tensor;
 
-use super::blocks::divergence;
 use crate::error::Error;
 
-/// The most tokens of one sample.
-const EACH: usize = 256;
-
-/// Versions of the layers of a stage, each made ready.
-type Versions = Vec<(Role, Vec<Linear<Applied>>)>;
-
-/// What the model loses with single layers in other versions.
+/// What the model loses with parts of it in other versions.
 pub(super) struct Trials<'a> {
     windows: Vec<&'a [u32]>,
     forward: Forward,
-    prepare: Prepare,
     /// Hidden states of the whole model, one for each sample.
     whole: Vec<Tensor>,
     /// Those with each version, in the order in which they came.
-    changed: Vec<Vec<Tensor>>,
-    /// Versions of layers of the stage in hand.
-    versions: Versions,
-    /// The output table of a model whose head has none of its own.
-    table: Option<Applied>,
-    losses: Vec<f64>,
+    others: Vec<Vec<Tensor>>,
+    /// Filled in behind the head.
+    losses: Option<Vec<f64>>,
 }
 
 impl<'a> Trials<'a> {
-    /// On the first so many tokens of some samples.
-    pub fn new(tokens: usize, windows: &'a [Vec<u32>], forward: Forward, prepare: Prepare) -> Self {
+    /// On the first so many tokens, at most `each` of one sample.
+    pub fn new(tokens: usize, each: usize, windows: &'a [Vec<u32>], forward: Forward) -> Self {
         let mut left = tokens.max(1);
         let mut cut = Vec::new();
         for window in windows {
-            let length = window.len().min(EACH).min(left);
+            let length = window.len().min(each).min(left);
             if length > 0 {
                 cut.push(&window[..length]);
             }
             left -= length;
         }
-        let (whole, changed, versions, losses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Trials { windows: cut, forward, prepare, whole, changed, versions, table: None, losses }
+        Trials { windows: cut, forward, whole: Vec::new(), others: Vec::new(), losses: None }
     }
 
-    /// Takes other versions of a layer of the stage in hand.
-    pub fn add(&mut self, role: Role, versions: Vec<Linear<Weight>>) -> Result<(), Error> {
-        let ready = |version: Linear<Weight>| -> Result<Linear<Applied>, Error> {
-            let weight = self.prepare.matrix(version.weight).map_err(Error::Run)?;
-            let bias = version.bias.as_ref().map(|bias| self.prepare.vector(bias)).transpose().map_err(Error::Run)?;
-            Ok(Linear { weight, bias })
-        };
-        let versions = versions.into_iter().map(ready).collect::<Result<Vec<_>, _>>()?;
-        self.versions.push((role, versions));
-        Ok(())
-    }
-
-    /// Through the embedding.
-    pub fn embed(&mut self, embed: &Embed<Applied>, table: Option<Applied>) -> Result<(), Error> {
-        let embedded = self.windows.iter().map(|ids| self.forward.embed(embed, ids, 1, 0));
-        self.whole = embedded.collect::<Result<_, _>>().map_err(Error::Run)?;
-        self.table = table;
-        Ok(())
-    }
-
-    /// Through a block.
-    pub fn block(&mut self, block: &Block<Applied>) -> Result<(), Error> {
-        let forward = &self.forward;
-        let through = |block: &Block<Applied>, states: &[Tensor]| -> Result<Vec<Tensor>, Error> {
-            let through = states.iter().map(|x| forward.block(block, x, None, None));
-            through.collect::<Result<_, _>>().map_err(Error::Run)
-        };
-        for states in &mut self.changed {
-            *states = through(block, states)?;
-        }
-        for (role, versions) in std::mem::take(&mut self.versions) {
-            for version in versions {
-                let mut other = Stage::Block(block.clone());
-                put(&mut other, &role, version);
-                let Stage::Block(other) = other else { unreachable!("a block stays one") };
-                self.changed.push(through(&other, &self.whole)?);
+    /// Through a stage; `versions` are others of it. `table` is the output table of a model whose head has none of its own.
+    pub fn pass(
+        &mut self,
+        stage: &Stage<Applied>,
+        table: Option<&Applied>,
+        versions: impl Iterator<Item = Result<Stage<Applied>, Error>>,
+    ) -> Result<(), Error> {
+        match stage {
+            Stage::Embed(_) | Stage::Block(_) => {
+                for states in &mut self.others {
+                    *states = through(&self.forward, &self.windows, stage, states)?;
+                }
+                for version in versions {
+                    self.others.push(through(&self.forward, &self.windows, &version?, &self.whole)?);
+                }
+                self.whole = through(&self.forward, &self.windows, stage, &self.whole)?;
             }
+            Stage::Head(head) => {
+                let heads = versions.filter_map(|version| match version {
+                    Ok(Stage::Head(head)) => Some(Ok(head)),
+                    Ok(_) => None,
+                    Err(error) => Some(Err(error)),
+                });
+                let heads = heads.collect::<Result<Vec<_>, _>>()?;
+                self.losses = Some(self.predict(head, &heads, table)?);
+            }
+            Stage::Loose(_) => {}
         }
-        self.whole = through(block, &self.whole)?;
         Ok(())
     }
 
-    /// To the predictions, which are compared.
-    pub fn head(&mut self, head: &Head<Applied>) -> Result<(), Error> {
-        let (forward, table) = (&self.forward, self.table.as_ref());
+    /// The mean divergence of the predictions of each version.
+    fn predict(
+        &self,
+        head: &Head<Applied>,
+        heads: &[Head<Applied>],
+        table: Option<&Applied>,
+    ) -> Result<Vec<f64>, Error> {
         let logits = |head: &Head<Applied>, x: &Tensor| -> Result<Tensor, Error> {
-            let logits = forward.head(head, table, x).map_err(Error::Run)?;
+            let logits = self.forward.head(head, table, x).map_err(Error::Run)?;
             ops::log_softmax(&logits).map_err(|source| Error::Run(source.into()))
         };
-        let expected = self.whole.iter().map(|x| logits(head, x)).collect::<Result<Vec<_>, _>>()?;
-        let tokens: usize = self.windows.iter().map(|ids| ids.len()).sum();
-        let loss = |head: &Head<Applied>, states: &[Tensor]| -> Result<f64, Error> {
-            let parts = expected.iter().zip(states).map(|(p, x)| divergence(p, &logits(head, x)?));
-            Ok(parts.sum::<Result<f64, Error>>()? / tokens.max(1) as f64)
-        };
-        let mut losses = self.changed.iter().map(|states| loss(head, states)).collect::<Result<Vec<_>, _>>()?;
-        for (role, versions) in std::mem::take(&mut self.versions) {
-            for version in versions {
-                let mut other = Stage::Head(head.clone());
-                put(&mut other, &role, version);
-                let Stage::Head(other) = other else { unreachable!("a head stays one") };
-                losses.push(loss(&other, &self.whole)?);
+        let mut sums = vec![0.0; self.others.len() + heads.len()];
+        for (sample, x) in self.whole.iter().enumerate() {
+            let p = logits(head, x)?;
+            let others = self.others.iter().map(|states| logits(head, &states[sample]));
+            for (sum, q) in sums.iter_mut().zip(others.chain(heads.iter().map(|head| logits(head, x)))) {
+                *sum += divergence(&p, &q?)?;
             }
         }
-        self.losses = losses;
-        Ok(())
+        let tokens: usize = self.windows.iter().map(|ids| ids.len()).sum();
+        Ok(sums.into_iter().map(|sum| sum / tokens.max(1) as f64).collect())
     }
 
-    /// The loss with each version, in the order in which they came; of a model that predicts nothing, how far its hidden
-    /// states are from what they were, as a share of their sum of squares.
+    /// The loss with each version, in the order in which they came: the mean KL divergence of the distribution of the next
+    /// token, in nats; of a model that predicts nothing, how far its hidden states are from what they were, as a share of
+    /// their sum of squares.
     pub fn losses(self) -> Result<Vec<f64>, Error> {
-        if !self.losses.is_empty() {
-            return Ok(self.losses);
+        if let Some(losses) = self.losses {
+            return Ok(losses);
         }
         let squares =
             |x: &Tensor| values(x, |x| x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>()).map_err(Error::Run);
@@ -129,13 +104,37 @@ impl<'a> Trials<'a> {
             let gone = gone.collect::<candle_core::Result<Vec<_>>>().map_err(|source| Error::Run(source.into()))?;
             Ok(sum(&gone)? / whole.max(f64::MIN_POSITIVE))
         };
-        self.changed.iter().map(moved).collect()
+        self.others.iter().map(moved).collect()
     }
 }
 
-/// Puts another layer in the place of a role.
-fn put(stage: &mut Stage<Applied>, role: &Role, version: Linear<Applied>) {
-    if let Some((_, layer)) = stage.linears_mut().into_iter().find(|(known, _)| known == role) {
-        *layer = version;
-    }
+/// Hidden states of all samples behind an embedding or a block.
+fn through(
+    forward: &Forward,
+    windows: &[&[u32]],
+    stage: &Stage<Applied>,
+    states: &[Tensor],
+) -> Result<Vec<Tensor>, Error> {
+    let through = match stage {
+        Stage::Embed(embed) => windows.iter().map(|ids| forward.embed(embed, ids, 1, 0)).collect::<Result<_, _>>(),
+        Stage::Block(block) => states.iter().map(|x| forward.block(block, x, None, None)).collect(),
+        Stage::Head(_) | Stage::Loose(_) => unreachable!("neither passes hidden states on"),
+    };
+    through.map_err(Error::Run)
+}
+
+/// `Σ p (ln p - ln q)` over all rows, given logarithms.
+fn divergence(p: &Tensor, q: &Tensor) -> Result<f64, Error> {
+    let sum = values(p, |p| {
+        values(q, |q| {
+            // The pieces depend on the shape alone and are added in order.
+            p.chunks(4096)
+                .zip(q.chunks(4096))
+                .map(|(p, q)| {
+                    p.iter().zip(q).map(|(&p, &q)| f64::from(p.exp()) * (f64::from(p) - f64::from(q))).sum::<f64>()
+                })
+                .sum::<f64>()
+        })
+    });
+    sum.and_then(|sum| sum).map_err(Error::Run)
 }
