@@ -25,8 +25,10 @@ from common import ROOT, load, run
 
 SUBLAYERS = "about: two sublayers\nsteps:\n  - prune.layers: {count: 2, unit: sublayer, first: 0, last: 0}\n"
 NO_ATTENTION = "about: no attention\nsteps:\n  - prune.layers: {count: 1, unit: attn, first: 1, last: 0}\n"
+SLICED = "about: a narrower stream\nsteps:\n  - decompose.slice: {sparsity: 0.2, grow: true}\n"
+OWN = {"sublayers": SUBLAYERS, "sliced": SLICED}
 STOCK = [("channels-20", []), ("heads-20", ["--uniform"]), ("layers-15", []), ("svd-half", ["--materialize"])]
-CUSTOM = [("svd-half", []), ("modegpt-20", []), ("svd-llm-20", []), ("afm-20", []), ("heads-20", []), ("sublayers", []), ("layers-15", [])]
+CUSTOM = [("svd-half", []), ("modegpt-20", []), ("svd-llm-20", []), ("afm-20", []), ("heads-20", []), ("sublayers", []), ("sliced", []), ("layers-15", [])]
 RANDOM = {"mistral": {"sliding_window": 24}, "qwen2": {}, "qwen3": {"head_dim": 16}, "smollm3": {}}
 
 
@@ -103,9 +105,9 @@ def check(args, name, model, scratch):
             if args.recipes and recipe not in args.recipes:
                 continue
             out, again = scratch / f"{kind}-{recipe}", scratch / "again"
-            if recipe == "sublayers":
-                recipe = scratch / "sublayers.yaml"
-                recipe.write_text(SUBLAYERS)
+            if recipe in OWN:
+                recipe = scratch / f"{recipe}.yaml"
+                recipe.write_text(OWN[recipe.stem])
             said = compress(args, model, recipe, more, kind, out)
             remote = said["transformers"] == "trust_remote_code"
             assert remote == (out / "modeling_brevity.py").exists(), said

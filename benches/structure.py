@@ -32,6 +32,7 @@ METHODS = {
     "layers": "prune.layers: {{sparsity: {s}}}",
     "layers by loss": "prune.layers: {{sparsity: {s}, by: loss}}",
     "sublayers": "prune.layers: {{sparsity: {s}, unit: sublayer}}",
+    "slice": "decompose.slice: {{sparsity: {s}, grow: true}}",
     "svd": "decompose.svd: {{ratio: {k}}}",
     "asvd": "decompose.asvd: {{ratio: {k}}}",
     "svd_llm": "decompose.svd_llm: {{ratio: {k}}}",

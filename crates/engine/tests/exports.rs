@@ -12,10 +12,11 @@ use brevity_runtime::Resident;
 use common::{Llama, StopAfter, files, golden, options, recipe, weight_bytes};
 
 /// Recipes whose results stock classes cannot hold.
-const RECIPES: [(&str, &str); 5] = [
+const RECIPES: [(&str, &str); 6] = [
     ("factors", "steps:\n  - decompose.svd: {ratio: 0.6, multiple: 1}\n"),
     ("factors and biases", "steps:\n  - decompose.afm: {rank: 4}\n"),
     ("modegpt", "steps:\n  - decompose.modegpt: {sparsity: 0.4, multiple: 4}\n"),
+    ("a slice", "steps:\n  - decompose.slice: {sparsity: 0.4, multiple: 4, grow: true}\n"),
     ("sublayers", "steps:\n  - prune.layers: {count: 1, unit: sublayer, first: 0, last: 0, by: loss}\n"),
     (
         "all of it",

@@ -179,7 +179,7 @@ fn it_comes_first_and_takes_the_whole_model_and_no_sublayer_goes_behind_it() {
         "format: native\nsteps:\n  - decompose.slice: {sparsity: 0.4}\n  - prune.layers: {count: 1, first: 0}\n",
     );
     assert!(gone.to_string().contains("the residual stream is turned there"), "{gone}");
-    for format in ["dense", "custom", "compressed-tensors"] {
+    for format in ["dense", "compressed-tensors"] {
         let error = refused(&format!("format: {format}\nsteps:\n  - decompose.slice: {{sparsity: 0.4}}\n"));
         assert!(matches!(error, Error::Unholdable { .. }) && error.hint().unwrap().contains("native"), "{error}");
     }
@@ -219,6 +219,47 @@ fn what_was_sliced_can_be_quantized_later() {
 }
 
 #[test]
+fn code_for_transformers_holds_a_sliced_stream_and_gives_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(3, 32, 48, true).checkpoint(&dir.path().join("in"));
+    let open = |name: &str| Checkpoint::open(&dir.path().join(name)).unwrap();
+    let text = sliced("sparsity: 0.4, multiple: 4, grow: true");
+    run(&checkpoint, &recipe(&text), &dir.path().join("native"));
+    run(&checkpoint, &recipe(&text.replace("native", "custom")), &dir.path().join("custom"));
+    assert!(dir.path().join("custom/modeling_brevity.py").exists());
+    assert_eq!(logits(&open("custom")), logits(&open("native")));
+    let names = open("custom").container().stored();
+    for name in ["model.layers.0.attn_shortcut.weight", "model.layers.2.mlp_shortcut.weight", "lm_head.weight"] {
+        assert!(names.iter().any(|stored| stored == name), "{name} is not among {names:?}");
+    }
+    let gpt2 = golden(&dir.path().join("golden")).into_iter().find(|(name, _)| name == "gpt2").unwrap().1;
+    let gpt2 = Checkpoint::open(&gpt2).unwrap();
+    let error = Plan::make(&gpt2, &recipe(&text.replace("native", "custom")), &options(&gpt2, 1)).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("llama"), "{error}");
+}
+
+#[test]
+fn heads_cut_behind_a_slice_turn_by_the_frequencies_that_they_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(3, 32, 48, false).checkpoint(&dir.path().join("in"));
+    let open = |name: &str| Checkpoint::open(&dir.path().join(name)).unwrap();
+    let cut = "  - decompose.modegpt: {sparsity: 0.4, multiple: 2, allocation: uniform}\n";
+    let slice = sliced("sparsity: 0, grow: true");
+    run(&checkpoint, &recipe(&(slice.clone() + cut)), &dir.path().join("both"));
+    run(&checkpoint, &recipe(&slice), &dir.path().join("slice"));
+    run(&open("slice"), &recipe(&format!("format: native\nsteps:\n{cut}")), &dir.path().join("cut"));
+    let width = |name: &str| match &open(name).model().stages[1] {
+        Stage::Block(block) => block.attn.as_ref().unwrap().heads.qk_dim,
+        _ => unreachable!(),
+    };
+    assert!(width("both") < 8 && width("cut") < 8);
+    assert_eq!(open("both").config().get("head_dim").unwrap(), 8);
+    let gone = distance(&logits(&open("both")), &logits(&open("cut")));
+    let cut = distance(&logits(&open("both")), &logits(&checkpoint));
+    assert!(gone < 0.05 && gone < cut / 2.0, "{gone}, and {cut} from the original");
+}
+
+#[test]
 fn what_a_plan_says_of_a_turned_stream_is_true() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = Llama::new(4, 32, 96, true).checkpoint(&dir.path().join("in"));
@@ -247,18 +288,20 @@ fn what_a_plan_says_of_a_turned_stream_is_true() {
 fn too_little_memory_to_turn_a_stream_is_known_before() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = Llama::new(2, 256, 256, false).checkpoint(&dir.path().join("in"));
-    let text = sliced("sparsity: 0.4");
-    let plan = |max_memory| {
-        let options = brevity_engine::PlanOptions { max_memory, ..options(&checkpoint, 1) };
-        Plan::make(&checkpoint, &recipe(&text), &options)
+    let plan = |text: &str, limit| {
+        let options = brevity_engine::PlanOptions { max_memory: Some(limit), ..options(&checkpoint, 1) };
+        Plan::make(&checkpoint, &recipe(text), &options)
     };
-    let needed = plan(None).unwrap().peak_memory_bytes;
-    assert!(plan(Some(needed)).is_ok());
-    let refused = plan(Some(needed - 1)).map(|_| ()).unwrap_err();
-    assert!(matches!(refused, Error::Memory { .. }), "{refused}");
+    let needs = |text: &str| match plan(text, 1) {
+        Err(Error::Memory { needed, .. }) => needed,
+        other => panic!("{:?}", other.map(|_| ())),
+    };
+    let needed = needs(&sliced("sparsity: 0.4"));
+    assert!(plan(&sliced("sparsity: 0.4"), needed).is_ok());
+    assert!(matches!(plan(&sliced("sparsity: 0.4"), needed - 1), Err(Error::Memory { .. })));
     // Finding directions takes eigenvectors as wide as the stream was, whatever is left of it.
-    let narrow = Plan::make(&checkpoint, &recipe(&sliced("width: 64")), &options(&checkpoint, 1)).unwrap();
-    assert!(narrow.peak_memory_bytes.abs_diff(needed) < 1 << 20, "{} and {needed}", narrow.peak_memory_bytes);
+    let narrow = needs(&sliced("width: 64"));
+    assert!(narrow.abs_diff(needed) < 1 << 20 && narrow > 48 * 256 * 256, "{narrow} and {needed}");
 }
 
 #[test]

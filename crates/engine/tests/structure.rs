@@ -90,6 +90,24 @@ fn a_run_that_was_stopped_anywhere_ends_with_the_same_bytes_at_any_number_of_thr
 }
 
 #[test]
+fn samples_go_on_with_the_channels_that_are_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(3, 32, 48, false).checkpoint(&dir.path().join("in"));
+    let cut = "  - prune.channels: {sparsity: 0.5, multiple: 4, at: blocks.0}\n";
+    let quantize = "  - quantize.gptq: {bits: 4, group: 8, ragged: pad, at: [blocks.0.mlp.down, blocks.1]}\n";
+    let path = |name: &str| dir.path().join(name);
+    run(&checkpoint, &recipe(&format!("format: native\nsteps:\n{cut}{quantize}")), &path("both"));
+    run(&checkpoint, &recipe(&format!("format: native\nsteps:\n{cut}")), &path("first"));
+    let first = Checkpoint::open(&path("first")).unwrap();
+    run(&first, &recipe(&format!("format: native\nsteps:\n{quantize}")), &path("second"));
+    // What the second block is fitted to does not depend on how the samples came to it.
+    let [both, second] = ["both", "second"].map(|name| Checkpoint::open(&path(name)).unwrap());
+    for n in [1, 2] {
+        assert_eq!(both.load_stage(n).unwrap(), second.load_stage(n).unwrap(), "stage {n}");
+    }
+}
+
+#[test]
 fn dropped_blocks_are_renumbered_and_any_reader_of_the_architecture_can_open_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = Llama::new(4, 32, 48, false).checkpoint(&dir.path().join("in"));

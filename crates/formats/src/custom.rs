@@ -12,7 +12,8 @@
 //!
 //! Tensors are called as the stock class has them. A product of matrices is one tensor for each factor,
 //! `MODULE.0.weight` `[rank, in]`, `MODULE.1.weight` `[out, rank]`, and its bias is that of the last factor. Codes are
-//! decoded, masks are zeros. Sums and trains of matrices are refused, and shortcuts of a turned stream.
+//! decoded, masks are zeros. A shortcut of a turned stream is `model.layers.N.attn_shortcut.weight` or `mlp_shortcut`. Sums
+//! and trains of matrices are refused.
 //!
 //! # Configuration
 //!
@@ -22,7 +23,7 @@
 //! "brevity": {
 //!   "layout": "custom", "version": 1,
 //!   "stock": { "architectures": ["LlamaForCausalLM"] },                       what these keys were
-//!   "blocks": [ … ],                                                         as in the native layout, if there must be
+//!   "blocks": [ … ], "stream": { … },                                        as in the native layout, if there must be
 //!   "linears": { "model.layers.0.mlp.down_proj": { "widths": [1536, 64, 576], "bias": true, "added": true } }
 //! }
 //! ```
@@ -34,7 +35,7 @@ mod read;
 
 use std::collections::BTreeMap;
 
-use brevity_model::{CodeForm, Config, Dtype, Expr, Form, Model, Role, STRUCTURE, Slot, Source, Stage, Weight};
+use brevity_model::{CodeForm, Config, Dtype, Expr, Form, Model, Place, Role, STRUCTURE, Slot, Source, Stage, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -177,6 +178,9 @@ impl Format for Custom {
         let classes = [("AutoConfig", "BrevityConfig"), ("AutoModelForCausalLM", "BrevityForCausalLM")];
         let map = classes.map(|(auto, own)| (auto.to_owned(), json!(format!("{module}.{own}"))));
         config.set("auto_map", Value::Object(map.into_iter().collect()));
+        if let Some(eps) = ours.get("stream").and_then(|stream| stream.get("eps")).cloned() {
+            config.set("rms_norm_eps", eps);
+        }
         config.set(STRUCTURE, ours);
         Ok(config)
     }
@@ -218,9 +222,8 @@ impl Custom {
     /// How a tensor is written, if it can be.
     fn way<'a>(&self, whole: &'a Whole<'_, Form>, all: &[Whole<'_, Form>]) -> Result<Held<'a>, Error> {
         let part = &whole.parts[0];
-        if matches!(part.site.role, Role::AttnShortcut | Role::MlpShortcut) {
-            let why = Why::Kind { what: "a matrix on the residual stream, which the code has no place for" };
-            return Err(Error::Unholdable { format: self.name(), site: part.site.clone(), why });
+        if let Some(module) = shortcut(part.site.place, &part.site.role) {
+            return Ok(Held::Whole(Some(format!("{module}.weight"))));
         }
         if part.slot == Slot::Bias {
             let weight = all
@@ -284,6 +287,16 @@ fn class(kind: &str) -> Option<&'static str> {
     CLASSES.iter().find(|(known, _)| *known == kind).map(|(_, class)| *class)
 }
 
+/// The module of a shortcut in a block.
+fn shortcut(place: Place, role: &Role) -> Option<String> {
+    let Place::Block(n) = place else { return None };
+    match role {
+        Role::AttnShortcut => Some(format!("model.layers.{n}.attn_shortcut")),
+        Role::MlpShortcut => Some(format!("model.layers.{n}.mlp_shortcut")),
+        _ => None,
+    }
+}
+
 fn is_linear(role: &Role) -> bool {
     matches!(role, Role::Q | Role::K | Role::V | Role::O | Role::Gate | Role::Up | Role::Down | Role::Out)
 }
@@ -301,7 +314,14 @@ enum Keep {
 fn linears(config: &Config, model: &Model<Source>, forms: &Model<Form>, keep: Keep) -> BTreeMap<String, LinearRecord> {
     let numbers = Renumber::of(model, forms);
     let mut found = BTreeMap::new();
-    for (stage, source) in forms.stages.iter().zip(&model.stages) {
+    for (n, (stage, source)) in forms.stages.iter().zip(&model.stages).enumerate() {
+        let place = Renumber::moved(numbers.as_ref(), forms.place(n));
+        for (role, _, form) in stage.weights() {
+            if let Some(module) = shortcut(place, &role) {
+                let [rows, columns] = form.shape();
+                found.insert(module, LinearRecord { widths: vec![columns, rows], bias: false, added: false });
+            }
+        }
         let mut stage = stage.clone();
         let sources = source.weights();
         for (role, linear) in stage.linears_mut().into_iter().filter(|(role, _)| is_linear(role)) {
@@ -316,8 +336,9 @@ fn linears(config: &Config, model: &Model<Source>, forms: &Model<Form>, keep: Ke
             let bias = linear.bias.is_some();
             let stock = has_bias(config, &role, &sources);
             let others = factors.len() > 1 || bias != stock;
-            if others || keep == Keep::All && role != Role::Out {
-                let first = factors[0].shape()[1];
+            let first = factors[0].shape()[1];
+            // An output table as wide as the stream is the stock one.
+            if others || keep == Keep::All && (role != Role::Out || first != forms.hidden) {
                 let widths = std::iter::once(first).chain(factors.iter().map(|factor| factor.shape()[0])).collect();
                 found.insert(module, LinearRecord { widths, bias, added: bias && !stock });
             }

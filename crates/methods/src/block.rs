@@ -106,12 +106,14 @@ pub struct BlockCx<'a> {
     pub notes: Vec<String>,
     /// What the method found and chose, by name, for the report.
     pub figures: Vec<(String, f64)>,
+    /// The channels of the MLP that are left, if nothing else about what they hold has changed; none if that is not known.
+    pub kept: Option<Vec<usize>>,
 }
 
 impl<'a> BlockCx<'a> {
     /// Nothing noted yet.
     pub fn new(place: Place, sizes: Sizes, seed: u64, seen: &'a BTreeMap<Tap, Seen>) -> Self {
-        BlockCx { place, sizes, seed, seen, notes: Vec::new(), figures: Vec::new() }
+        BlockCx { place, sizes, seed, seen, notes: Vec::new(), figures: Vec::new(), kept: None }
     }
 
     /// A matrix or norm of the block.

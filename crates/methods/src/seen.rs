@@ -172,7 +172,7 @@ impl Seen {
     }
 
     /// The mean over the rows of both folds of what `sum` gives of each; none if it gives nothing, or nothing was seen.
-    pub(crate) fn mean(&self, sum: impl Fn(&Fold) -> &[f64]) -> Option<Vec<f64>> {
+    pub fn mean(&self, sum: impl Fn(&Fold) -> &[f64]) -> Option<Vec<f64>> {
         let (mut total, mut count): (Vec<f64>, u64) = (Vec::new(), 0);
         for fold in [&self.fit, &self.held_out].into_iter().filter(|fold| !sum(fold).is_empty()) {
             total.resize(sum(fold).len(), 0.0);

@@ -50,9 +50,9 @@ pub fn reshaped<A, L: Shaped>(
     }
     let mut new = config.clone();
     if turned.is_some() {
-        widths(&mut new, &now);
+        widths(&mut new, before.hidden, now.hidden);
     }
-    if let Some(key) = keys(config).map(|keys| keys.layers) {
+    if let Some(key) = described(config).map(|d| d.keys.layers) {
         let kept = kept(&now);
         if kept.contains(&false) {
             new.set(&key, json!(kept.iter().filter(|kept| **kept).count()));
@@ -68,16 +68,16 @@ pub fn reshaped<A, L: Shaped>(
     Reshaped { config: new, stock: false }
 }
 
-/// Says how wide the residual stream is, and the heads beside it.
-fn widths(config: &mut Config, model: &Model<[usize; 2]>) {
-    let Some(keys) = keys(config) else { return };
-    config.set(&keys.hidden, json!(model.hidden));
-    let heads = model.stages.iter().find_map(|stage| match stage {
-        Stage::Block(block) => block.attn.as_ref().map(|attn| &attn.heads),
-        _ => None,
-    });
-    if let Some(heads) = heads {
-        config.set(&keys.head_dim, json!(heads.qk_dim));
+/// Says how wide the residual stream is now, and how wide the heads of the architecture are, which readers otherwise work
+/// out from the width of the stream.
+fn widths(config: &mut Config, before: usize, now: usize) {
+    let Some(d) = described(config) else { return };
+    let look = Lookup { config, description: &d };
+    let said = look.key(&d.keys.head_dim).is_some();
+    let heads = look.key(&d.keys.heads).and_then(|found| found.count().ok()).filter(|heads| *heads > 0);
+    config.set(&d.keys.hidden, json!(now));
+    if let Some(heads) = heads.filter(|_| !said) {
+        config.set(&d.keys.head_dim, json!(before / heads));
     }
 }
 
@@ -94,10 +94,10 @@ fn without_biases(mut blocks: Vec<Option<Block<[usize; 2]>>>) -> Vec<Option<Bloc
     blocks
 }
 
-fn keys(config: &Config) -> Option<description::Keys> {
+fn described(config: &Config) -> Option<Description> {
     let all = description::all().ok()?;
     let written = all.iter().find(|one| one.types.iter().any(|known| known == config.model_type()))?;
-    Some(written.for_config(config).ok()?.keys)
+    written.for_config(config).ok()
 }
 
 /// For each block whether anything is left of it.

@@ -8,10 +8,12 @@ use std::path::Path;
 use brevity_kernels::ops::Compute;
 use brevity_model::{Block, Embed, Head, Place, Tap};
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use crate::applied::Applied;
 use crate::error::{Error, Result};
 use crate::forward::Forward;
+use crate::read::values;
 use crate::store::{Hidden, Room, Store};
 use crate::stream::{check_finite, check_ids};
 
@@ -165,6 +167,33 @@ impl<'a> Flow<'a> {
         let y = y.map_err(|e| e.at(place))?;
         check_finite(&y, place, sample)?;
         Ok(y)
+    }
+
+    /// What a sample that has arrived in the middle of a sublayer holds there, `[1, tokens, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Spill`].
+    pub fn middle(&mut self, sample: usize) -> Result<Tensor> {
+        self.between.get(sample)
+    }
+
+    /// Leaves only the channels of these numbers of what a sample holds in the middle of the MLP, as if the rows that make
+    /// the others had been gone when it came, and returns what is left, `[1, tokens, channels]`.
+    ///
+    /// # Errors
+    /// As [`Flow::middle`].
+    pub fn narrow(&mut self, sample: usize, channels: &[usize]) -> Result<Tensor> {
+        let x = self.between.get(sample)?;
+        let (_, tokens, width) = x.dims3()?;
+        let left = values(&x, |x| {
+            let mut left = vec![0f32; tokens * channels.len()];
+            let rows = left.par_chunks_mut(channels.len().max(1)).zip(x.par_chunks(width.max(1)));
+            rows.for_each(|(left, x)| left.iter_mut().zip(channels).for_each(|(left, &channel)| *left = x[channel]));
+            left
+        })?;
+        let left = Tensor::from_vec(left, (1, tokens, channels.len()), x.device())?;
+        self.between.put(sample, left.clone())?;
+        Ok(left)
     }
 
     /// The residual stream behind the sublayer in whose middle a sample has arrived, `[1, tokens, hidden]`, with the last

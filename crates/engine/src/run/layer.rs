@@ -134,7 +134,7 @@ impl Job<'_, '_> {
         for &step in steps {
             let kind = self.plan.recipe.steps[step].entry().map(|entry| entry.kind);
             if aim.is_none() && !matches!(kind, Some(Kind::Retarget | Kind::Correct)) {
-                aim = Some(layer.weight.clone());
+                aim = Some(layer.clone());
             }
             let mut cx = Cx { source, ..Cx::with(site, self.plan.seed, seen).of(&original) };
             let Some(method) = self.methods[step].linear() else { continue };
@@ -150,7 +150,12 @@ impl Job<'_, '_> {
             layer.weight = multiplied_out(std::mem::replace(&mut layer.weight, empty()), source);
         }
         let form = Form::of(&layer.weight);
-        let data_error = aim.and_then(|aim| data_error(&aim, &layer.weight, seen, self.plan.compute()));
+        // A bias that makes up for what other layers lost is no error of this one.
+        let corrects = |step: &usize| self.plan.recipe.steps[*step].entry().is_some_and(|e| e.kind == Kind::Correct);
+        if let Some(aim) = aim.as_mut().filter(|_| steps.iter().any(corrects)) {
+            aim.bias.clone_from(&layer.bias);
+        }
+        let data_error = aim.and_then(|aim| data_error(&aim, layer, seen, self.plan.compute()));
         if !steps.is_empty() && self.plan.is_calibrated() {
             let weight = std::mem::replace(&mut layer.weight, empty());
             layer.weight = self.plan.format.held(weight, source);
@@ -178,14 +183,28 @@ pub(super) fn figure(x: f64) -> f64 {
     format!("{x:.5e}").parse().unwrap_or(x)
 }
 
-/// `‖X (W - Ŵ)ᵀ‖ / ‖X Wᵀ‖` over the inputs that were seen, if they were.
-fn data_error(aim: &Weight, rewritten: &Weight, seen: &Seen, compute: Compute) -> Option<f64> {
+/// `‖X (W - Ŵ)ᵀ + 1 (b - b̂)ᵀ‖ / ‖X Wᵀ‖` over the inputs that were seen, if they were. A bias that moved counts where the
+/// mean of the inputs is known.
+fn data_error(aim: &Linear<Weight>, rewritten: &Linear<Weight>, seen: &Seen, compute: Compute) -> Option<f64> {
     let gram = seen.gram()?;
-    let w = aim.to_f32();
-    let gone: Vec<f32> = w.iter().zip(rewritten.to_f32()).map(|(w, v)| w - v).collect();
-    let [rows, _] = aim.shape();
+    let w = aim.weight.to_f32();
+    let gone: Vec<f32> = w.iter().zip(rewritten.weight.to_f32()).map(|(w, v)| w - v).collect();
+    let [rows, columns] = aim.weight.shape();
     let sum = |of: &[f32]| gram.quadratic(rows, of, compute);
-    match (sum(&gone).max(0.0), sum(&w)) {
+    let bias = match (seen.mean(|fold| &fold.sum), aim.bias.is_some() || rewritten.bias.is_some()) {
+        (Some(mean), true) => {
+            let values = |bias: &Option<Weight>| bias.as_ref().map_or_else(|| vec![0.0; rows], Weight::to_f32);
+            let moved = values(&aim.bias).into_iter().zip(values(&rewritten.bias)).map(|(b, c)| f64::from(b - c));
+            let count = (seen.fit.count + seen.held_out.count) as f64;
+            let of_row = |(gone, moved): (&[f32], f64)| {
+                let dot: f64 = gone.iter().zip(&mean).map(|(&gone, mean)| f64::from(gone) * mean).sum();
+                count * moved * (2.0 * dot + moved)
+            };
+            gone.chunks_exact(columns.max(1)).zip(moved).map(of_row).sum()
+        }
+        _ => 0.0,
+    };
+    match ((sum(&gone) + bias).max(0.0), sum(&w)) {
         (0.0, _) => Some(0.0),
         (error, norm) => (norm > 0.0).then(|| (error / norm).sqrt()),
     }
@@ -244,6 +263,24 @@ mod tests {
         let zero = weight(&[0.0; 4]);
         assert_eq!(relative_error(&zero, &zero), 0.0);
         assert_eq!(relative_error(&zero, &w), 1.0);
+    }
+
+    #[test]
+    fn the_error_of_what_a_layer_returns_counts_its_bias() {
+        // x = (1, 0) and (1, 2); the second column is gone, and a bias of its mean stands in its place.
+        let x = [1.0, 0.0, 1.0, 2.0];
+        let mut gram = brevity_kernels::gram::Gram::new(2);
+        gram.add(2, brevity_kernels::matmul::Rows::F32(&x), Compute::F32);
+        let fit = brevity_methods::Fold { count: 2, gram: Some(gram), sum: vec![2.0, 2.0], ..Default::default() };
+        let seen = Seen { fit, ..Seen::default() };
+        let linear = |row: [f32; 2], bias: Option<f32>| Linear {
+            weight: Weight::float([1, 2], Floats::F32(row.to_vec())),
+            bias: bias.map(|bias| Weight::float([1, 1], Floats::F32(vec![bias]))),
+        };
+        let error = |bias| data_error(&linear([0.0, 1.0], None), &linear([0.0, 0.0], bias), &seen, Compute::F32);
+        assert_eq!(error(None), Some(1.0));
+        // What is left is (-1, 1) of (0, 2).
+        assert!((error(Some(1.0)).unwrap() - 0.5f64.sqrt()).abs() < 1e-12, "{:?}", error(Some(1.0)));
     }
 
     #[test]

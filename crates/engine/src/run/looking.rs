@@ -13,13 +13,13 @@ use brevity_kernels::gram::{Cross, Gram};
 use brevity_kernels::matmul::Rows;
 use brevity_kernels::ops::Compute;
 use brevity_methods::{Fold, Gap, Method, Needs, Seen};
-use brevity_model::{Block, Linear, Place, Role, Stage, Sublayer, Weight};
+use brevity_model::{Block, Linear, Place, Role, Site, Stage, Sublayer, Weight};
 use brevity_runtime::{Applied, Flow, Keep, Prepare, Tap, values};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::layer::Job;
-use super::parts::Parts;
+use super::parts::{Done, Parts};
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::report::{Phases, SiteReport};
@@ -108,6 +108,20 @@ fn taps(part: Sublayer) -> [Tap; 2] {
     }
 }
 
+/// How samples come to show what a tap has.
+enum Way {
+    /// They go on from the tap in front of it.
+    On,
+    /// They have been there, and come once more, since what lies in front of it is another.
+    Anew,
+    /// They are there, and go through the norm in front of it once more.
+    Again,
+    /// They are there, in the middle of an MLP of which only these channels are left.
+    Narrowed(Vec<usize>),
+    /// They are there, and hold what they held.
+    There,
+}
+
 /// The samples, wherever they are in the model.
 pub(super) struct Looking<'a> {
     looks: &'a Looks,
@@ -190,25 +204,31 @@ impl<'a> Looking<'a> {
             for part in [Sublayer::Attn, Sublayer::Mlp] {
                 let [front, between] = taps(part);
                 let needs = self.looks.most(n, front);
-                let before = self.look(place, &applied, reference.as_ref(), front, needs, false, job)?;
+                let before = self.look(place, &applied, reference.as_ref(), front, needs, Way::On, job)?;
                 let steps = parts.seen(part, job);
+                let mut way = Way::On;
                 if let Some(mut before) = before {
                     if !steps.is_empty() {
                         let needs = self.looks.of_parts(n, between);
-                        let inside = self.look(place, &applied, reference.as_ref(), between, needs, false, job)?;
+                        let inside = self.look(place, &applied, reference.as_ref(), between, needs, Way::On, job)?;
                         let mut seen = BTreeMap::from([(front, before)]);
                         seen.extend(inside.map(|inside| (between, inside)));
                         let Stage::Block(block) = &mut *stage else { unreachable!("it was a block before") };
                         let start = Instant::now();
-                        done.extend(parts.rewrite(part, &steps, block, &seen, job)?);
+                        let new = parts.rewrite(part, &steps, block, &seen, job)?;
+                        let moves = parts.moves_inputs(&steps, job);
+                        // What makes the channels that are left is as it was, and so is what they hold.
+                        let same = part == Sublayer::Mlp && !moves && !self.rewrites(n, front, job);
+                        way = Done::kept(&new).filter(|_| same).map_or(Way::Anew, Way::Narrowed);
+                        done.extend(new);
                         self.phases.rewrite_seconds += start.elapsed().as_secs_f64();
                         self.ready_part(part, stage, &mut applied, job)?;
                         before = seen.remove(&front).unwrap_or_default();
                         let needs = self.looks.at(n, front);
-                        if parts.moves_inputs(&steps, job)
+                        if moves
                             && !needs.is_nothing()
                             && let Some(anew) =
-                                self.look(place, &applied, reference.as_ref(), front, needs, true, job)?
+                                self.look(place, &applied, reference.as_ref(), front, needs, Way::Again, job)?
                         {
                             before = anew;
                         }
@@ -216,7 +236,7 @@ impl<'a> Looking<'a> {
                     self.layers(n, Some(front), stage, &mut applied, &sources, &before, job, &mut rows)?;
                 }
                 let needs = self.looks.at(n, between);
-                if let Some(inside) = self.look(place, &applied, reference.as_ref(), between, needs, false, job)? {
+                if let Some(inside) = self.look(place, &applied, reference.as_ref(), between, needs, way, job)? {
                     self.layers(n, Some(between), stage, &mut applied, &sources, &inside, job, &mut rows)?;
                 }
             }
@@ -230,7 +250,7 @@ impl<'a> Looking<'a> {
                 }
                 _ if needs.is_nothing() => Seen::nothing(),
                 _ => self
-                    .look(place, &applied, reference.as_ref(), Tap::HeadIn, needs, false, job)?
+                    .look(place, &applied, reference.as_ref(), Tap::HeadIn, needs, Way::On, job)?
                     .unwrap_or_else(Seen::nothing),
             };
             self.layers(n, None, stage, &mut applied, &[], &seen, job, &mut rows)?;
@@ -266,8 +286,13 @@ impl<'a> Looking<'a> {
         compared.map(|(_, role, layer)| (role, layer.clone())).collect()
     }
 
-    /// Takes the samples to a tap and looks at them, or `again` at the tap where they are; `None` if the stage has no such
-    /// tap (any more).
+    /// Whether a step for single layers rewrites any that reads a tap.
+    fn rewrites(&self, n: usize, tap: Tap, job: &Job<'_, '_>) -> bool {
+        let reads = |site: &Site| Tap::of(&site.role) == Some(tap);
+        job.plan.work.of(n).iter().any(|(site, steps)| reads(site) && !job.linear(steps).is_empty())
+    }
+
+    /// Takes the samples to a tap and looks at them; `None` if the stage has no such tap (any more).
     #[allow(clippy::too_many_arguments)]
     fn look(
         &mut self,
@@ -276,7 +301,7 @@ impl<'a> Looking<'a> {
         reference: Option<&Stage<Applied>>,
         tap: Tap,
         needs: Needs,
-        again: bool,
+        way: Way,
         job: &Job<'_, '_>,
     ) -> Result<Option<Seen>, Error> {
         let there = has(applied, tap);
@@ -289,13 +314,15 @@ impl<'a> Looking<'a> {
             job.go_on()?;
             let start = Instant::now();
             let x = match there {
-                true => Some(job.pool.install(|| to_tap(&mut self.flow, place, applied, tap, sample, again))?),
+                true => Some(job.pool.install(|| to_tap(&mut self.flow, place, applied, tap, sample, &way))?),
                 false => None,
             };
             // The original model goes its way whatever was taken out of the other.
             let r = match (&mut self.reference, reference) {
                 (Some(flow), Some(applied)) if has(applied, tap) => {
-                    Some(job.pool.install(|| to_tap(flow, place, applied, tap, sample, again))?)
+                    // The original is as it was.
+                    let way = if matches!(way, Way::Anew | Way::Narrowed(_)) { &Way::There } else { &way };
+                    Some(job.pool.install(|| to_tap(flow, place, applied, tap, sample, way))?)
                 }
                 _ => None,
             };
@@ -419,12 +446,14 @@ fn to_tap(
     stage: &Stage<Applied>,
     tap: Tap,
     sample: usize,
-    again: bool,
+    way: &Way,
 ) -> Result<Tensor, Error> {
-    match stage {
-        Stage::Block(block) if again => flow.again(place, block, tap, sample),
-        Stage::Block(block) => flow.tap(place, block, tap, sample),
-        Stage::Head(head) => flow.head_in(head, sample),
+    match (stage, way) {
+        (Stage::Block(block), Way::On | Way::Anew) => flow.tap(place, block, tap, sample),
+        (Stage::Block(block), Way::Again) => flow.again(place, block, tap, sample),
+        (Stage::Block(_), Way::Narrowed(channels)) => flow.narrow(sample, channels),
+        (Stage::Block(_), Way::There) => flow.middle(sample),
+        (Stage::Head(head), _) => flow.head_in(head, sample),
         _ => unreachable!("only blocks and heads have taps"),
     }
     .map_err(Error::Run)

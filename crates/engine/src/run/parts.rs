@@ -24,6 +24,18 @@ pub(super) struct Done {
     notes: Vec<String>,
     figures: Vec<(String, f64)>,
     seconds: f64,
+    kept: Option<Vec<usize>>,
+}
+
+impl Done {
+    /// The channels that are left behind some steps, one after the other, if those changed nothing else in front of them.
+    pub fn kept(steps: &[Done]) -> Option<Vec<usize>> {
+        let kept = |before: Vec<usize>, step: &Done| {
+            Some(step.kept.as_ref()?.iter().map(|&n| before[n]).collect::<Vec<_>>())
+        };
+        let (first, others) = steps.split_first()?;
+        others.iter().try_fold(first.kept.clone()?, kept)
+    }
 }
 
 impl Parts {
@@ -80,8 +92,8 @@ impl Parts {
             job.pool
                 .install(|| method.rewrite(part_of(block, part), &mut cx))
                 .map_err(|source| Error::Method { place: step_place(&job.plan.recipe, step), source })?;
-            let BlockCx { notes, figures, .. } = cx;
-            done.push(Done { part, notes, figures, seconds: start.elapsed().as_secs_f64() });
+            let BlockCx { notes, figures, kept, .. } = cx;
+            done.push(Done { part, notes, figures, seconds: start.elapsed().as_secs_f64(), kept });
         }
         Ok(done)
     }

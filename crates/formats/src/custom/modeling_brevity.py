@@ -1,7 +1,5 @@
-"""A model that `brevity` made smaller: its architecture's class, with the shapes that `config.json` has under `brevity`:
-`linears`, the widths of layers from inputs through factors to outputs; `blocks`, heads, and what is no longer there."""
-import torch
-from torch import nn
+"""A model that `brevity` made smaller: its architecture's class, with the shapes that `config.json` has under `brevity`."""
+from torch import nn, tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, eager_attention_forward, rotate_half
@@ -9,7 +7,7 @@ PARTS = {"attn": ["self_attn", "input_layernorm"], "mlp": ["mlp", "post_attentio
 
 
 class BrevityConfig(LlamaConfig):
-    model_type = "brevity_llama"
+    model_type, validate_architecture = "brevity_llama", lambda self: None
 
 
 class BrevityAttention(LlamaAttention):
@@ -21,7 +19,7 @@ class BrevityAttention(LlamaAttention):
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [batch, heads, tokens, width]
         if heads["rotated"]:  # each key head, and the query heads that read it, by the frequencies that it has left
             kept = heads.get("pairs") or [*range(k.shape[3] // 2)] * k.shape[1]
-            kept = torch.tensor(kept, device=k.device).view(k.shape[1], -1).repeat(1, 2)
+            kept = tensor(kept, device=k.device).view(k.shape[1], -1).repeat(1, 2)
             cos, sin = (x[..., kept].transpose(1, 2) for x in position_embeddings)
             q, k = q * cos[:, reads] + rotate_half(q) * sin[:, reads], k * cos + rotate_half(k) * sin
         if past_key_values is not None:
@@ -36,10 +34,10 @@ class BrevityAttention(LlamaAttention):
 class BrevityDecoderLayer(LlamaDecoderLayer):
     def forward(self, x, past_key_values=None, **kwargs):
         if self.self_attn is not None:
-            x = x + self.self_attn(self.input_layernorm(x), past_key_values=past_key_values, **kwargs)[0]
+            x = self.attn_shortcut(x) + self.self_attn(self.input_layernorm(x), past_key_values=past_key_values, **kwargs)[0]
         elif past_key_values is not None:  # which counts tokens all the same
             past_key_values.update(*[x[:, None, :, :1]] * 2, self.layer_idx)
-        return x if self.mlp is None else x + self.mlp(self.post_attention_layernorm(x))
+        return x if self.mlp is None else self.mlp_shortcut(x) + self.mlp(self.post_attention_layernorm(x))
 
 
 class BrevityForCausalLM(LlamaForCausalLM):
@@ -49,9 +47,11 @@ class BrevityForCausalLM(LlamaForCausalLM):
         super().__init__(config)
         for n, (layer, block) in enumerate(zip(self.model.layers, config.brevity.get("blocks", []))):
             layer.__class__, layer.self_attn.__class__, layer.layer_idx = BrevityDecoderLayer, BrevityAttention, n
+            layer.attn_shortcut = layer.mlp_shortcut = nn.Identity()
             layer.self_attn.heads, layer.self_attn.num_key_value_groups = block.get("heads"), 1
-            for name in (name for part in block.get("dropped", []) for name in PARTS[part]):
-                setattr(layer, name, None)
+            layer._modules.update({name: None for part in block.get("dropped", []) for name in PARTS[part]})
+        if stream := config.brevity.get("stream"):  # which is as wide as this behind the last block
+            self.model.norm = type(self.model.norm)(stream["last"], stream["last_eps"])
         for name, linear in config.brevity["linears"].items():
             *inner, last = zip(linear["widths"], linear["widths"][1:])
             thin = [nn.Linear(*shape, bias=False) for shape in inner] + [nn.Linear(*last, bias=linear.get("bias", False))]

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brevity_model::{Config, Form, STRUCTURE, Source, Weight};
-use serde_json::{Map, Value, json};
+use brevity_model::{Config, Form, Place, Role, STRUCTURE, Site, Slot, Source, Weight};
+use serde_json::{Map, Value};
 
 use super::{LinearRecord, PREFIX, VERSION};
 use crate::coded::CodedFault;
@@ -28,9 +28,11 @@ pub(crate) fn as_stock(mut config: Config) -> Config {
             None => _ = config.remove(key),
         }
     }
-    match ours.get("blocks") {
-        Some(blocks) => config.set(STRUCTURE, json!({ "blocks": blocks })),
-        None => _ = config.remove(STRUCTURE),
+    let kept = ["blocks", "stream"].into_iter().filter_map(|key| Some((key.to_owned(), ours.get(key)?.clone())));
+    let kept: Map<_, _> = kept.collect();
+    match kept.is_empty() {
+        true => _ = config.remove(STRUCTURE),
+        false => config.set(STRUCTURE, kept.into()),
     }
     config
 }
@@ -54,11 +56,15 @@ pub fn open(inner: Box<dyn Container>, config: &Config) -> Result<Box<dyn Contai
     let linears: BTreeMap<String, LinearRecord> =
         serde_json::from_value(linears).map_err(|why| invalid(format!("`linears`: {why}")))?;
     let mut weights = BTreeMap::new();
-    let mut biases = BTreeMap::new();
+    let mut renamed = BTreeMap::new();
     let mut extra = BTreeSet::new();
     for (module, LinearRecord { widths, bias, added }) in linears {
         if added {
             extra.insert(format!("{module}.bias"));
+        }
+        if let Some(site) = shortcut_of(&module) {
+            renamed.insert(site.tensor(Slot::Weight), format!("{module}.weight"));
+            continue;
         }
         let count = widths.len().saturating_sub(1);
         if count < 2 {
@@ -78,10 +84,17 @@ pub fn open(inner: Box<dyn Container>, config: &Config) -> Result<Box<dyn Contai
         }
         weights.insert(format!("{module}.weight"), names);
         if bias {
-            biases.insert(format!("{module}.bias"), format!("{module}.{}.bias", count - 1));
+            renamed.insert(format!("{module}.bias"), format!("{module}.{}.bias", count - 1));
         }
     }
-    Ok(Box::new(CustomFiles { inner, weights, biases, added: extra }))
+    Ok(Box::new(CustomFiles { inner, weights, renamed, added: extra }))
+}
+
+/// The site of a shortcut, given its module.
+fn shortcut_of(module: &str) -> Option<Site> {
+    let n = module.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;
+    let sites = [Role::AttnShortcut, Role::MlpShortcut].map(|role| Site::new(Place::Block(n), role));
+    sites.into_iter().find(|site| super::shortcut(site.place, &site.role).is_some_and(|known| known == module))
 }
 
 /// Files of this layout.
@@ -89,8 +102,8 @@ pub struct CustomFiles {
     inner: Box<dyn Container>,
     /// The factors of a weight, the one that meets the inputs first.
     weights: BTreeMap<String, Vec<String>>,
-    /// The tensor of a bias behind factors.
-    biases: BTreeMap<String, String>,
+    /// What a bias behind factors, or a shortcut, is called in the files.
+    renamed: BTreeMap<String, String>,
     /// Biases that the stock class has not.
     added: BTreeSet<String>,
 }
@@ -98,19 +111,20 @@ pub struct CustomFiles {
 impl CustomFiles {
     /// The name in the files of a tensor that is one there too.
     fn name<'a>(&'a self, name: &'a str) -> &'a str {
-        self.biases.get(name).map_or(name, String::as_str)
+        self.renamed.get(name).map_or(name, String::as_str)
     }
 
     /// Whether a tensor of the files is part of something.
     fn is_part(&self, stored: &str) -> bool {
-        self.weights.values().flatten().chain(self.biases.values()).any(|part| part == stored)
+        self.weights.values().flatten().chain(self.renamed.values()).any(|part| part == stored)
     }
 }
 
 impl Container for CustomFiles {
     fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.inner.names().into_iter().filter(|name| !self.is_part(name)).collect();
-        names.extend(self.weights.keys().chain(self.biases.keys()).cloned());
+        names.extend(self.weights.keys().cloned());
+        names.extend(self.renamed.iter().filter(|(_, stored)| self.inner.form(stored).is_some()).map(|(name, _)| name.clone()));
         names.sort();
         names
     }

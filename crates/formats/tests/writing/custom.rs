@@ -167,7 +167,7 @@ fn the_code_is_made_for_the_architecture_and_is_short() {
                 assert_eq!(file, "modeling_brevity.py");
                 assert!(code.lines().count() < 60 && code.lines().all(|line| line.len() <= 140), "{name}");
                 assert!(code.contains(&format!("models.{kind}.modeling_{kind} import")), "{name}");
-                assert!(code.contains(&format!("model_type = \"brevity_{kind}\"")), "{name}");
+                assert!(code.contains(&format!("= \"brevity_{kind}\"")), "{name}");
                 assert!(kind == "llama" || !code.to_lowercase().contains("llama"), "{name}");
                 assert_eq!(refusal(&Custom, &checkpoint, &stages), None, "{name}");
                 made.push(kind);

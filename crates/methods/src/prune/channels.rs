@@ -120,6 +120,7 @@ impl Channels {
         let channels = mlp.up.weight.shape()[0];
         let count = self.count(cx.place, cx.sizes, channels)?;
         if count >= channels {
+            cx.kept = Some((0..channels).collect());
             return Ok(());
         }
         let nothing = Seen::nothing();
@@ -145,7 +146,9 @@ impl Channels {
         if fitted.is_none() && refit.how != Compensate::None {
             cx.notes.push("nothing was seen of its channels, so nothing is made up for".into());
         }
-        put(self.method, &down, &mut mlp.down, &stay, fitted, refit, cx)
+        put(self.method, &down, &mut mlp.down, &stay, fitted, refit, cx)?;
+        cx.kept = Some(stay);
+        Ok(())
     }
 
     /// How much each channel matters.
