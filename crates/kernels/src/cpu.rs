@@ -12,6 +12,8 @@ pub struct Features {
     pub avx512: bool,
     /// AVX-512 BF16: dot products of bfloat16 pairs with f32 sums.
     pub avx512_bf16: bool,
+    /// AMX BF16: products of whole tiles of bfloat16, if the system lets us have its registers.
+    pub amx_bf16: bool,
 }
 
 /// The features of the processor we run on.
@@ -28,12 +30,22 @@ fn detect() -> Features {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
-    Features { avx2, avx512, avx512_bf16: avx512 && is_x86_feature_detected!("avx512bf16") }
+    let avx512_bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+    Features { avx2, avx512, avx512_bf16, amx_bf16: avx512_bf16 && amx_bf16() }
+}
+
+/// Whether the processor multiplies tiles of bfloat16, and the system knows how to keep them.
+#[cfg(target_arch = "x86_64")]
+fn amx_bf16() -> bool {
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    let leaf = std::arch::x86_64::__cpuid_count(7, 0).edx;
+    cfg!(target_os = "linux") && leaf & AMX_BF16 != 0 && leaf & AMX_TILE != 0 && crate::matmul::granted()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Features {
-    Features { avx2: false, avx512: false, avx512_bf16: false }
+    Features { avx2: false, avx512: false, avx512_bf16: false, amx_bf16: false }
 }
 
 /// One line for people: the architecture, the kernels chosen and the number of worker threads.
@@ -43,7 +55,12 @@ pub fn describe() -> String {
 
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [(self.avx2, "avx2+fma"), (self.avx512, "avx512"), (self.avx512_bf16, "avx512-bf16")];
+        let names = [
+            (self.avx2, "avx2+fma"),
+            (self.avx512, "avx512"),
+            (self.avx512_bf16, "avx512-bf16"),
+            (self.amx_bf16, "amx-bf16"),
+        ];
         let found: Vec<&str> = names.iter().filter(|n| n.0).map(|n| n.1).collect();
         if found.is_empty() { f.write_str("portable kernels") } else { f.write_str(&found.join(" ")) }
     }
@@ -81,6 +98,7 @@ mod tests {
         let f = features();
         assert!(f.avx2 || !f.avx512);
         assert!(f.avx512 || !f.avx512_bf16);
+        assert!(f.avx512_bf16 || !f.amx_bf16);
     }
 
     #[test]

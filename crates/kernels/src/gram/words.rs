@@ -1,14 +1,14 @@
 //! Rows in bfloat16 as the AVX-512 dot product wants them: two rows of a column side by side in a word.
 //!
-//! Pairs of rows are cut in blocks of [`BLOCK`]. In a block the left operand lies `(panel of 8 columns, pair, 8)` and
-//! the right one `(panel of 48 columns, pair, 48)`, so that a panel of the right one stays in the first-level cache
-//! while those of the left one pass by. Columns beyond the last, and the second row of the last pair of an odd
-//! number, are zero.
+//! Pairs of rows are cut in blocks of [`BLOCK`]. In a block the left operand lies `(panel of 8 columns, pair, 8)`, or for AMX
+//! `(panel of 16 columns, step of 16 pairs, column, pair)`, and the right one `(panel of 48 columns, pair, 48)`, so that a panel
+//! of the right one stays in the first-level cache while those of the left one pass by. Columns beyond the last, the second
+//! row of the last pair of an odd number, and pairs up to the next whole step are zero.
 
 use super::TILE;
 use crate::buffer::scratch;
 use crate::cast;
-use crate::matmul::{PANEL, ROWS, Rows, dots};
+use crate::matmul::{DEEP, HIGH, PANEL, ROWS, Rows, Tiles, dots};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -70,6 +70,10 @@ pub(super) unsafe fn packed(n: usize, rows: usize, a: Rows<'_>, b: Option<Rows<'
 /// The processor must have AVX-512 BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn pair_up<T: Copy + Default>(n: usize, column: usize, x: &[T], out: &mut [u32], bits: impl Fn(T) -> u32) {
+    let pairs = x.len().div_ceil(2 * n);
+    for out in out.chunks_exact_mut(GROUP) {
+        out[pairs * PANEL..pairs.next_multiple_of(DEEP) * PANEL].fill(0);
+    }
     for (p, pair) in x.chunks(2 * n).enumerate() {
         let (low, high) = pair.split_at(n);
         for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
@@ -90,12 +94,29 @@ unsafe fn pair_up<T: Copy + Default>(n: usize, column: usize, x: &[T], out: &mut
     }
 }
 
-/// From panels of 48 columns to panels of 8.
+/// From panels of 48 columns to those of the left operand.
 fn regroup(wide: &[u32], narrow: &mut [u32]) {
+    if crate::cpu::features().amx_bf16 {
+        return turn(wide, narrow);
+    }
     for (wide, narrow) in wide.chunks_exact(GROUP).zip(narrow.chunks_exact_mut(GROUP)) {
         for (pair, words) in wide.as_chunks::<PANEL>().0.iter().enumerate() {
             for (q, words) in words.as_chunks::<ROWS>().0.iter().enumerate() {
                 narrow[q * BLOCK * ROWS + pair * ROWS..][..ROWS].copy_from_slice(words);
+            }
+        }
+    }
+}
+
+/// From panels of 48 columns to tiles of 16 columns, each of which lies in a line of the cache.
+fn turn(wide: &[u32], narrow: &mut [u32]) {
+    for (wide, narrow) in wide.chunks_exact(GROUP).zip(narrow.chunks_exact_mut(GROUP)) {
+        for (panel, narrow) in narrow.chunks_exact_mut(BLOCK * HIGH).enumerate() {
+            for (step, tile) in narrow.chunks_exact_mut(DEEP * HIGH).enumerate() {
+                for (column, line) in tile.chunks_exact_mut(DEEP).enumerate() {
+                    let at = step * DEEP * PANEL + panel * HIGH + column;
+                    line.iter_mut().zip(wide[at..].iter().step_by(PANEL)).for_each(|(to, from)| *to = *from);
+                }
             }
         }
     }
@@ -116,6 +137,10 @@ impl Words<'_> {
         sums: &mut [f32],
     ) {
         let groups = self.n.div_ceil(PANEL);
+        if crate::cpu::features().amx_bf16 {
+            // SAFETY: the system has granted AMX.
+            return unsafe { Tiles::lend(|tiles| self.product_in_tiles(tiles, tokens, rows, cols, upper, sums)) };
+        }
         for first in (0..tokens).step_by(2 * BLOCK) {
             let pairs = (tokens - first).div_ceil(2).min(BLOCK);
             let block = first / (2 * BLOCK) * groups * GROUP;
@@ -127,6 +152,34 @@ impl Words<'_> {
                     let at = (i * ROWS - rows.start) * TILE + j * PANEL - cols.start;
                     // SAFETY: passed on to the caller.
                     unsafe { micro(x, w, &mut sums[at..at + (ROWS - 1) * TILE + PANEL], first > 0) };
+                }
+            }
+        }
+    }
+}
+
+impl Words<'_> {
+    /// [`product`](Self::product) with AMX.
+    fn product_in_tiles(
+        &self,
+        tiles: &Tiles,
+        tokens: usize,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        upper: bool,
+        sums: &mut [f32],
+    ) {
+        let groups = self.n.div_ceil(PANEL);
+        for first in (0..tokens).step_by(2 * BLOCK) {
+            let steps = (tokens - first).div_ceil(2).min(BLOCK).div_ceil(DEEP);
+            let block = first / (2 * BLOCK) * groups * GROUP;
+            for j in cols.start / PANEL..cols.end.div_ceil(PANEL) {
+                let w = &self.right[block + j * GROUP..][..GROUP];
+                let ends = if upper { rows.end.min((j + 1) * PANEL) } else { rows.end };
+                for i in rows.start / HIGH..ends.div_ceil(HIGH) {
+                    let x = &self.left[block + i * BLOCK * HIGH..][..BLOCK * HIGH];
+                    let at = (i * HIGH - rows.start) * TILE + j * PANEL - cols.start;
+                    tiles.product(steps, x, w, &mut sums[at..], TILE, first > 0);
                 }
             }
         }

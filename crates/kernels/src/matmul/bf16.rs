@@ -19,8 +19,13 @@ pub struct PackedBf16 {
     outputs: usize,
     inputs: usize,
     /// `[panels, pairs, PANEL]`, zero beyond the last output and input.
-    words: Vec<u32>,
+    words: Vec<Line>,
 }
+
+/// Sixteen words that begin where a line of the cache does.
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
 
 impl PackedBf16 {
     /// Rounds and packs a single-precision weight.
@@ -36,7 +41,8 @@ impl PackedBf16 {
     fn pack<T: Sync>(w: &[T], outputs: usize, inputs: usize, round: impl Fn(&[T], &mut [bf16]) + Sync) -> Self {
         assert_eq!(w.len(), outputs * inputs, "the weight has its shape");
         let pairs = inputs.div_ceil(2);
-        let mut words = vec![0u32; outputs.div_ceil(PANEL) * pairs * PANEL];
+        let mut lines = vec![Line([0; 16]); outputs.div_ceil(PANEL) * pairs * (PANEL / 16)];
+        let words: &mut [u32] = bytemuck::cast_slice_mut(&mut lines);
         if !words.is_empty() {
             words.par_chunks_mut(pairs * PANEL).zip(w.par_chunks(PANEL * inputs)).for_each(|(panel, rows)| {
                 scratch::<bf16, _>(inputs, |row| {
@@ -47,7 +53,7 @@ impl PackedBf16 {
                 });
             });
         }
-        PackedBf16 { outputs, inputs, words }
+        PackedBf16 { outputs, inputs, words: lines }
     }
 
     /// Rows of the weight.
@@ -62,7 +68,7 @@ impl PackedBf16 {
 
     /// Memory held.
     pub fn size_bytes(&self) -> usize {
-        self.words.len() * 4
+        size_of_val(self.words.as_slice())
     }
 
     /// The weight in single precision, `[outputs, inputs]`.
@@ -80,12 +86,12 @@ impl PackedBf16 {
 
     /// The packed pairs, `[panels, pairs, PANEL]`.
     pub(crate) fn words(&self) -> &[u32] {
-        &self.words
+        bytemuck::cast_slice(&self.words)
     }
 
     /// The rows of panel `p` in single precision.
     fn widen(&self, p: usize, out: &mut [f32]) {
-        let panel = &self.words[p * self.pairs() * PANEL..][..self.pairs() * PANEL];
+        let panel = &self.words()[p * self.pairs() * PANEL..][..self.pairs() * PANEL];
         for (j, row) in out.chunks_exact_mut(self.inputs).enumerate() {
             for (i, x) in row.iter_mut().enumerate() {
                 let word = panel[i / 2 * PANEL + j];
@@ -155,9 +161,12 @@ pub fn linear_bf16(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, 
     assert_eq!(y.len(), m * w.outputs, "the result has its shape");
     assert!(bias.is_none_or(|b| b.len() == w.outputs), "one bias per output");
     #[cfg(target_arch = "x86_64")]
-    if crate::cpu::features().avx512_bf16 {
+    match crate::cpu::features() {
+        // SAFETY: the system has granted AMX and the shapes are checked above.
+        features if features.amx_bf16 => return unsafe { in_bands(m, x, w, bias, y, super::amx::band) },
         // SAFETY: the processor has AVX-512 BF16 and the shapes are checked above.
-        return unsafe { super::dot::linear(m, x, w, bias, y) };
+        features if features.avx512_bf16 => return unsafe { in_bands(m, x, w, bias, y, super::dot::band) },
+        _ => {}
     }
     match y {
         RowsMut::F32(y) => widened(m, x, w, bias, y),
@@ -165,6 +174,88 @@ pub fn linear_bf16(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, 
             widened(m, x, w, bias, y);
             cast::f32_to_bf16(y, out);
         }),
+    }
+}
+
+/// Where a tile of sums goes.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) enum Out {
+    F32(Shared<f32>),
+    Bf16(Shared<bf16>),
+}
+
+/// Rows packed at once.
+#[cfg(target_arch = "x86_64")]
+const BAND: usize = 4096;
+
+/// [`linear_bf16`] by a kernel that takes some rows at a time.
+///
+/// # Safety
+/// The processor must have what the kernel uses; the caller has checked the shapes.
+#[cfg(target_arch = "x86_64")]
+unsafe fn in_bands(
+    m: usize,
+    x: Rows<'_>,
+    w: &PackedBf16,
+    bias: Option<&[f32]>,
+    mut y: RowsMut<'_>,
+    band: unsafe fn(usize, Rows<'_>, &PackedBf16, Option<&[f32]>, Out),
+) {
+    let (k, n) = (w.inputs, w.outputs);
+    for first in (0..m).step_by(BAND) {
+        let rows = BAND.min(m - first);
+        let (from, to) = (first * n, (first + rows) * n);
+        let y = match &mut y {
+            RowsMut::F32(y) => Out::F32(Shared::new(&mut y[from..to])),
+            RowsMut::Bf16(y) => Out::Bf16(Shared::new(&mut y[from..to])),
+        };
+        // SAFETY: passed on to the caller.
+        unsafe { band(rows, x.slice(first * k..(first + rows) * k), w, bias, y) };
+    }
+}
+
+/// Words that [`pack_rows`] writes.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn packed_len(m: usize, k: usize) -> usize {
+    match crate::cpu::features().amx_bf16 {
+        true => super::amx::packed_len(m, k),
+        false => super::dot::packed_len(m, k),
+    }
+}
+
+/// Rounds rows to bfloat16 and packs them as the products of this processor want them.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn pack_rows(m: usize, k: usize, x: Rows<'_>, packed: &mut [u32]) {
+    match crate::cpu::features().amx_bf16 {
+        true => super::amx::pack_rows(m, k, x, packed),
+        false => super::dot::pack_rows(m, k, x, packed),
+    }
+}
+
+/// Columns `48 panel ..` of `y = x wᵀ + bias` for rows packed by [`pack_rows`] and one panel of weights.
+///
+/// # Safety
+/// The processor must have AVX-512 BF16; `y` is `[m, n]` and no other task writes these columns.
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn panel_times_rows(
+    m: usize,
+    pairs: usize,
+    n: usize,
+    panel: usize,
+    weights: &[u32],
+    bias: Option<&[f32]>,
+    y: Shared<f32>,
+    rows: &[u32],
+) {
+    let y = Out::F32(y);
+    // SAFETY: passed on to the caller; with AMX, the system has granted it.
+    unsafe {
+        match crate::cpu::features().amx_bf16 {
+            true => super::amx::panel_times_rows(m, pairs, n, panel, weights, bias, y, rows),
+            false => super::dot::panel_times_rows(m, pairs, n, panel, weights, bias, y, rows),
+        }
     }
 }
 

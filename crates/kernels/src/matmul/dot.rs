@@ -4,8 +4,8 @@
 //! pair of inputs a tile loads three vectors of weights and broadcasts eight pairs of activations: 24 dot-product
 //! instructions for 11 loads.
 
-use super::bf16::{PANEL, PackedBf16, Rows, RowsMut};
-use crate::buffer::{Shared, scratch};
+use super::bf16::{Out, PANEL, PackedBf16, Rows};
+use crate::buffer::scratch;
 use crate::cast;
 use half::bf16;
 use rayon::prelude::*;
@@ -19,41 +19,18 @@ const TASK_ROWS: usize = 32;
 const TASK_PANELS: usize = 8;
 /// Pairs of inputs after which sums go to memory, so that a weight panel stays in the first-level cache.
 const BLOCK: usize = 128;
-/// Rows packed at once.
-const BAND: usize = 4096;
+/// Words that the packed rows take.
+pub(super) fn packed_len(m: usize, k: usize) -> usize {
+    m.div_ceil(ROWS) * k.div_ceil(2) * ROWS
+}
 
-/// `y = x wᵀ + bias`.
+/// `y = x wᵀ + bias` for some rows.
 ///
 /// # Safety
 /// The processor must have AVX-512 BF16; the caller has checked the shapes.
-pub(super) unsafe fn linear(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, mut y: RowsMut<'_>) {
-    let (k, n) = (w.inputs(), w.outputs());
-    for first in (0..m).step_by(BAND) {
-        let rows = BAND.min(m - first);
-        let (from, to) = (first * k, (first + rows) * k);
-        let x = match x {
-            Rows::F32(x) => Rows::F32(&x[from..to]),
-            Rows::Bf16(x) => Rows::Bf16(&x[from..to]),
-        };
-        let y = match &mut y {
-            RowsMut::F32(y) => Out::F32(Shared::new(&mut y[first * n..(first + rows) * n])),
-            RowsMut::Bf16(y) => Out::Bf16(Shared::new(&mut y[first * n..(first + rows) * n])),
-        };
-        // SAFETY: passed on to the caller.
-        unsafe { band(rows, x, w, bias, y) };
-    }
-}
-
-/// Where a tile goes.
-#[derive(Clone, Copy)]
-enum Out {
-    F32(Shared<f32>),
-    Bf16(Shared<bf16>),
-}
-
-unsafe fn band(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, y: Out) {
+pub(super) unsafe fn band(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, y: Out) {
     let pairs = w.inputs().div_ceil(2);
-    scratch::<u32, _>(m.div_ceil(ROWS) * pairs * ROWS, |packed| {
+    scratch::<u32, _>(packed_len(m, w.inputs()), |packed| {
         pack_rows(m, w.inputs(), x, packed);
         let packed = &*packed;
         let (row_tasks, panels) = (m.div_ceil(ROWS * TASK_ROWS), w.outputs().div_ceil(PANEL));
@@ -75,24 +52,24 @@ unsafe fn band(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, y: O
 /// # Safety
 /// The processor must have AVX-512 BF16; `y` is `[m, n]` and no other task writes these columns.
 #[allow(clippy::too_many_arguments)]
-pub(crate) unsafe fn panel_times_rows(
+pub(super) unsafe fn panel_times_rows(
     m: usize,
     pairs: usize,
     n: usize,
     panel: usize,
     weights: &[u32],
     bias: Option<&[f32]>,
-    y: Shared<f32>,
+    y: Out,
     rows: &[u32],
 ) {
-    let p = Panel { m, pairs, n, panel, weights, bias, y: Out::F32(y) };
+    let p = Panel { m, pairs, n, panel, weights, bias, y };
     // SAFETY: passed on to the caller.
     unsafe { p.times(rows, 0, m.div_ceil(ROWS)) }
 }
 
 /// Rounds rows to bfloat16 and packs them `(panel, pair, row)`; rows beyond the last are left as they are, their
 /// sums are never stored.
-pub(crate) fn pack_rows(m: usize, k: usize, x: Rows<'_>, packed: &mut [u32]) {
+pub(super) fn pack_rows(m: usize, k: usize, x: Rows<'_>, packed: &mut [u32]) {
     let pairs = k.div_ceil(2);
     if pairs == 0 {
         return;

@@ -3,6 +3,8 @@
 //! Weights are `[n, k]` = `[out, in]`; activations are rows. Few rows (up to [`FEW`]) go through kernels that
 //! read the weights once and are bound by memory; more rows go through blocked products.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod bf16;
 mod dense;
 #[cfg(target_arch = "x86_64")]
@@ -14,7 +16,11 @@ pub use bf16::{PackedBf16, Rows, RowsMut, linear_bf16, linear_bf16_scalar};
 pub(crate) use dense::{columns, tile_tn};
 pub use dense::{linear_f32, matmul_f32, matmul_nt_f32, matmul_scalar, matmul_tn_f32};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use dot::{ROWS, dots, pack_rows, panel_times_rows};
+pub(crate) use amx::{DEEP, HIGH, Tiles, granted};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use bf16::{pack_rows, packed_len, panel_times_rows};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use dot::{ROWS, dots};
 
 /// Up to this many rows a product is bound by reading the weights.
 pub const FEW: usize = 8;

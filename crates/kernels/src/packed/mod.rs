@@ -290,10 +290,10 @@ impl PackedGrid {
     /// Decodes panels of outputs to bfloat16 pairs and multiplies them.
     #[cfg(target_arch = "x86_64")]
     fn linear_bf16(&self, m: usize, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-        use matmul::{ROWS, Rows, pack_rows, panel_times_rows};
+        use matmul::{Rows, pack_rows, packed_len, panel_times_rows};
         let (k, n) = (self.inputs, self.outputs);
         let pairs = k.div_ceil(2);
-        scratch::<u32, _>(m.div_ceil(ROWS) * pairs * ROWS, |rows| {
+        scratch::<u32, _>(packed_len(m, k), |rows| {
             pack_rows(m, k, Rows::F32(x), rows);
             let (rows, y) = (&*rows, Shared::new(y));
             (0..n.div_ceil(PANEL)).into_par_iter().with_max_len(1).for_each(|panel| {

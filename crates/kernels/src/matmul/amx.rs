@@ -1,0 +1,279 @@
+//! The AMX product: tiles of sixteen rows and forty-eight outputs kept in tile registers.
+//!
+//! Rows are packed tile by tile, `(panel of 16 rows, step of 16 pairs, row, pair)`, so that a tile is sixteen lines of the
+//! cache in a row. The weight's panels are what the instruction wants on its other side as they are. For each step of
+//! sixteen pairs a tile of rows and three of weights are loaded and three products taken.
+
+use super::bf16::{Out, PANEL, PackedBf16, Rows};
+use crate::buffer::scratch;
+use crate::cast;
+use half::bf16;
+use rayon::prelude::*;
+use std::arch::asm;
+use std::marker::PhantomData;
+
+/// Rows of a tile.
+pub(crate) const HIGH: usize = 16;
+/// Pairs of inputs in a tile: a line of the cache.
+pub(crate) const DEEP: usize = 16;
+/// Words of a tile.
+pub(crate) const TILE: usize = HIGH * DEEP;
+/// Panels of rows that one task multiplies.
+const TASK_ROWS: usize = 16;
+/// Panels of outputs that one task multiplies.
+const TASK_PANELS: usize = 8;
+/// Steps of inputs after which sums go to memory, so that a weight panel stays in the first-level cache.
+const BLOCK: usize = 8;
+
+/// Asks the system for the tile registers; it grants them to the whole process or not at all.
+pub(crate) fn granted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const XTILEDATA: u64 = 18;
+    let granted: i64;
+    // SAFETY: the call reads no memory of ours; kernels that do not know it say so.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => granted,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XTILEDATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    granted == 0
+}
+
+/// The tile registers of this thread, set up for tiles of sixteen lines.
+pub(crate) struct Tiles(PhantomData<*const ()>);
+
+/// How registers are to be cut: all of them as sixteen rows of 64 bytes.
+#[repr(C, align(64))]
+struct Palette {
+    palette: u8,
+    start: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Tiles {
+    /// Lends the registers to `work`.
+    ///
+    /// # Safety
+    /// The processor must have AMX and the system must have granted it.
+    pub(crate) unsafe fn lend<R>(work: impl FnOnce(&Tiles) -> R) -> R {
+        let mut palette = Palette { palette: 1, start: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        palette.row_bytes[..8].fill(64);
+        palette.rows[..8].fill(16);
+        // SAFETY: the palette is 64 bytes as the instruction wants them.
+        unsafe { asm!("ldtilecfg [{0}]", in(reg) &palette, options(nostack, readonly)) };
+        let result = work(&Tiles(PhantomData));
+        // SAFETY: the registers were set up above.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        result
+    }
+
+    /// `y = x w`, or `y += x w` if `keep`: sixteen rows of 48 sums, `stride` floats apart, over `steps` steps, at least one,
+    /// of tiles of rows `x` and weights `w`.
+    pub(crate) fn product(&self, steps: usize, x: &[u32], w: &[u32], y: &mut [f32], stride: usize, keep: bool) {
+        assert!(steps > 0 && x.len() >= steps * TILE && w.len() >= steps * DEEP * PANEL, "the operands are there");
+        assert!(stride >= PANEL && y.len() >= (HIGH - 1) * stride + PANEL, "sixteen rows of sums");
+        let (x, w, y) = (x.as_ptr(), w.as_ptr(), y.as_mut_ptr());
+        // SAFETY: the assertions cover all that is read and written; the registers are set up while `self` is alive.
+        unsafe {
+            if keep {
+                asm!(
+                    "tileloadd tmm0, [{y} + {stride}]",
+                    "tileloadd tmm1, [{y} + {stride} + 64]",
+                    "tileloadd tmm2, [{y} + {stride} + 128]",
+                    y = in(reg) y, stride = in(reg) 4 * stride,
+                    options(nostack, readonly),
+                );
+            } else {
+                asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", options(nostack, nomem));
+            }
+            asm!(
+                "2:",
+                "tileloadd tmm3, [{x} + {line}]",
+                "tileloadd tmm4, [{w} + {panel}]",
+                "tileloadd tmm5, [{w} + {panel} + 64]",
+                "tileloadd tmm6, [{w} + {panel} + 128]",
+                "tdpbf16ps tmm0, tmm3, tmm4",
+                "tdpbf16ps tmm1, tmm3, tmm5",
+                "tdpbf16ps tmm2, tmm3, tmm6",
+                "add {x}, {x_step}",
+                "add {w}, {w_step}",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{y} + {stride}], tmm0",
+                "tilestored [{y} + {stride} + 64], tmm1",
+                "tilestored [{y} + {stride} + 128], tmm2",
+                x = inout(reg) x => _,
+                w = inout(reg) w => _,
+                steps = inout(reg) steps => _,
+                y = in(reg) y,
+                stride = in(reg) 4 * stride,
+                line = in(reg) 4 * DEEP,
+                panel = in(reg) 4 * PANEL,
+                x_step = const 4 * TILE,
+                w_step = const 4 * DEEP * PANEL,
+                options(nostack),
+            );
+        }
+    }
+}
+
+/// Words that the packed rows take.
+pub(crate) fn packed_len(m: usize, k: usize) -> usize {
+    m.div_ceil(HIGH) * k.div_ceil(2 * DEEP) * TILE
+}
+
+/// Rounds rows to bfloat16 and packs them tile by tile, inputs beyond the last zero; rows beyond the last are left as they
+/// are, their sums are never stored.
+pub(crate) fn pack_rows(m: usize, k: usize, x: Rows<'_>, packed: &mut [u32]) {
+    let steps = k.div_ceil(2 * DEEP);
+    if steps == 0 {
+        return;
+    }
+    packed.par_chunks_mut(steps * TILE).enumerate().for_each(|(panel, out)| {
+        scratch::<bf16, _>(2 * DEEP * steps, |row| {
+            row[k..].fill(bf16::ZERO);
+            for r in 0..HIGH.min(m - panel * HIGH) {
+                let at = (panel * HIGH + r) * k;
+                match x {
+                    Rows::F32(x) => cast::f32_to_bf16(&x[at..at + k], &mut row[..k]),
+                    Rows::Bf16(x) => row[..k].copy_from_slice(&x[at..at + k]),
+                }
+                let lines = bytemuck::cast_slice::<bf16, u32>(row).chunks_exact(DEEP);
+                for (tile, line) in out.chunks_exact_mut(TILE).zip(lines) {
+                    tile[r * DEEP..][..DEEP].copy_from_slice(line);
+                }
+            }
+        });
+    });
+}
+
+/// `y = x wᵀ + bias` for some rows.
+///
+/// # Safety
+/// The processor must have AMX and the system must have granted it; the caller has checked the shapes.
+pub(super) unsafe fn band(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, y: Out) {
+    let pairs = w.inputs().div_ceil(2);
+    scratch::<u32, _>(packed_len(m, w.inputs()), |packed| {
+        pack_rows(m, w.inputs(), x, packed);
+        let packed = &*packed;
+        let (row_panels, panels) = (m.div_ceil(HIGH), w.outputs().div_ceil(PANEL));
+        let row_tasks = row_panels.div_ceil(TASK_ROWS);
+        let tasks = (0..row_tasks * panels.div_ceil(TASK_PANELS)).into_par_iter().with_max_len(1);
+        tasks.for_each(|task| {
+            let (i, j) = (task % row_tasks * TASK_ROWS, task / row_tasks * TASK_PANELS);
+            for panel in j..(j + TASK_PANELS).min(panels) {
+                let weights = &w.words()[panel * pairs * PANEL..][..pairs * PANEL];
+                let p = Panel { m, pairs, n: w.outputs(), panel, weights, bias, y };
+                // SAFETY: passed on to the caller.
+                unsafe { p.times(packed, i, (i + TASK_ROWS).min(row_panels)) };
+            }
+        });
+    });
+}
+
+/// Columns `48 panel ..` of `y = x wᵀ + bias` for rows packed by [`pack_rows`] and one panel of weights.
+///
+/// # Safety
+/// As [`band`]; `y` is `[m, n]` and no other task writes these columns.
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn panel_times_rows(
+    m: usize,
+    pairs: usize,
+    n: usize,
+    panel: usize,
+    weights: &[u32],
+    bias: Option<&[f32]>,
+    y: Out,
+    rows: &[u32],
+) {
+    let p = Panel { m, pairs, n, panel, weights, bias, y };
+    let all = m.div_ceil(HIGH);
+    for first in (0..all).step_by(TASK_ROWS) {
+        // SAFETY: passed on to the caller.
+        unsafe { p.times(rows, first, (first + TASK_ROWS).min(all)) };
+    }
+}
+
+/// One panel of outputs and where its products go.
+struct Panel<'a> {
+    m: usize,
+    pairs: usize,
+    n: usize,
+    panel: usize,
+    weights: &'a [u32],
+    bias: Option<&'a [f32]>,
+    y: Out,
+}
+
+impl Panel<'_> {
+    /// Multiplies the row panels `from..to`.
+    ///
+    /// # Safety
+    /// As [`band`].
+    unsafe fn times(&self, packed: &[u32], from: usize, to: usize) {
+        let (steps, whole) = (self.pairs.div_ceil(DEEP), self.pairs / DEEP);
+        scratch::<f32, _>((to - from) * HIGH * PANEL, |sums| {
+            if steps == 0 {
+                sums.fill(0.0);
+            }
+            scratch::<u32, _>(DEEP * PANEL, |last| {
+                // A step that is not filled by inputs is filled up with zeros.
+                let rest = &self.weights[whole * DEEP * PANEL..];
+                last[..rest.len()].copy_from_slice(rest);
+                last[rest.len()..].fill(0);
+                let multiply = |tiles: &Tiles| {
+                    for start in (0..steps).step_by(BLOCK) {
+                        let end = (start + BLOCK).min(steps);
+                        let full = end.min(whole) - start;
+                        for (i, y) in (from..to).zip(sums.chunks_exact_mut(HIGH * PANEL)) {
+                            let x = &packed[(i * steps + start) * TILE..][..(end - start) * TILE];
+                            if full > 0 {
+                                let w = &self.weights[start * DEEP * PANEL..];
+                                tiles.product(full, x, w, y, PANEL, start > 0);
+                            }
+                            if start + full < end {
+                                tiles.product(1, &x[full * TILE..], last, y, PANEL, start + full > 0);
+                            }
+                        }
+                    }
+                };
+                // SAFETY: passed on to the caller.
+                unsafe { Tiles::lend(multiply) };
+            });
+            for (r, row) in sums.chunks_exact(PANEL).enumerate().take(self.m - from * HIGH) {
+                self.put(from * HIGH + r, row);
+            }
+        });
+    }
+
+    /// Writes one row of sums.
+    fn put(&self, row: usize, sums: &[f32]) {
+        let column = self.panel * PANEL;
+        let width = PANEL.min(self.n - column);
+        let (at, sums) = (row * self.n + column, &sums[..width]);
+        let mut total = [0.0f32; PANEL];
+        let total = &mut total[..width];
+        match self.bias {
+            Some(bias) => {
+                let both = sums.iter().zip(&bias[column..column + width]);
+                total.iter_mut().zip(both).for_each(|(total, (sum, bias))| *total = sum + bias);
+            }
+            None => total.copy_from_slice(sums),
+        }
+        match self.y {
+            // SAFETY: these columns are this task's alone.
+            Out::F32(y) => unsafe { y.part(at, width) }.copy_from_slice(total),
+            // SAFETY: as above.
+            Out::Bf16(y) => cast::f32_to_bf16(total, unsafe { y.part(at, width) }),
+        }
+    }
+}
