@@ -12,7 +12,6 @@ with `cargo build --release`.
 import argparse
 import json
 import pathlib
-import shutil
 import tempfile
 
 from common import ROOT, run
@@ -20,16 +19,21 @@ from common import ROOT, run
 #: name -> the steps of a recipe for a share of the parameters of blocks; `{s}` is the share, `{k}` what is kept of it.
 METHODS = {
     "modegpt": "decompose.modegpt: {{sparsity: {s}}}",
+    "modegpt + residual": "decompose.modegpt: {{sparsity: {s}}}\n  - recover.residual: {{}}",
     "modegpt uniform": "decompose.modegpt: {{sparsity: {s}, allocation: uniform}}",
     "channels": "prune.channels: {{sparsity: {s}, of: block}}",
+    "channels + residual": "prune.channels: {{sparsity: {s}, of: block}}\n  - recover.residual: {{}}",
     "channels nystroem": "prune.channels: {{sparsity: {s}, of: block, score: leverage}}",
     "channels leverage plain": "prune.channels: {{sparsity: {s}, of: block, score: leverage, compensate: none}}",
     "channels plain": "prune.channels: {{sparsity: {s}, of: block, compensate: none}}",
     "channels mean": "prune.channels: {{sparsity: {s}, of: block, compensate: mean}}",
     "channels centred": "prune.channels: {{sparsity: {s}, of: block, centre: true}}",
     "heads": "prune.heads: {{sparsity: {s}}}",
+    "heads + residual": "prune.heads: {{sparsity: {s}}}\n  - recover.residual: {{}}",
     "heads plain": "prune.heads: {{sparsity: {s}, compensate: none}}",
     "layers": "prune.layers: {{sparsity: {s}}}",
+    "layers + residual": "prune.layers: {{sparsity: {s}}}\n  - recover.residual: {{}}",
+    "layers + norm": "prune.layers: {{sparsity: {s}}}\n  - recover.norm: {{}}",
     "layers by loss": "prune.layers: {{sparsity: {s}, by: loss}}",
     "sublayers": "prune.layers: {{sparsity: {s}, unit: sublayer}}",
     "slice": "decompose.slice: {{sparsity: {s}, grow: true}}",
@@ -43,22 +47,26 @@ METHODS = {
 }
 
 
-def measure(args, steps, scratch):
-    """The comparison of one smaller model with the reference, as its report says it, and what compressing it took."""
-    recipe, out = pathlib.Path(scratch) / "recipe.yaml", pathlib.Path(scratch) / "out"
+def compress(args, steps, scratch, name):
+    """A smaller model, and what making it took."""
+    recipe, out = pathlib.Path(scratch) / "recipe.yaml", pathlib.Path(scratch) / name
     recipe.write_text(f"format: native\nsteps:\n  - {steps}\n")
     calibration = ["--text", args.calibration, "--samples", args.samples, "--length", args.length, "--draw", "first"]
     seconds, peak, _ = run([args.brevity, "compress", args.model, "--recipe", recipe, *calibration, "--out", out, "--compare", "none", "--json"])
+    return out, seconds, peak
+
+
+def measure(args, models):
+    """The comparison of smaller models with the reference, as its report says it."""
     asked = ["--facts", args.facts, "--items", args.items] if args.facts else []
     text = ["--text", f"wikitext:{args.text}", "--window", args.length, "--limit", args.windows * args.length]
-    report = json.loads(run([args.brevity, "compare", args.model, out, *text, *asked, "--speed", "--json"])[2])["report"]
+    report = json.loads(run([args.brevity, "compare", args.model, *models, *text, *asked, "--speed", "--json"])[2])["report"]
     if args.data:
         tasks = ["--tasks", "arc_easy", "--data", args.data, "--items", args.task_items]
-        more = json.loads(run([args.brevity, "compare", args.model, out, "--text", "none", *tasks, "--json"])[2])["report"]
-        report["reference"]["scores"] += more["reference"]["scores"]
-        report["others"][0]["scores"] += more["others"][0]["scores"]
-    shutil.rmtree(out)
-    return report, seconds, peak
+        more = json.loads(run([args.brevity, "compare", args.model, *models, "--text", "none", *tasks, "--json"])[2])["report"]
+        for one, other in zip([report["reference"], *report["others"]], [more["reference"], *more["others"]]):
+            one["scores"] += other["scores"]
+    return report
 
 
 def figures(model):
@@ -129,17 +137,17 @@ def main():
     else:
         content = json.loads(args.out.read_text()) if args.out.exists() else {"model": pathlib.Path(args.model).name, "rows": {}}
         for method in args.methods:
-            for share in args.shares:
-                name = f"{method} {share}"
-                if name in content["rows"]:
-                    continue
-                steps = METHODS[method].format(s=share, k=round(1 - share, 6))
-                with tempfile.TemporaryDirectory() as scratch:
-                    report, seconds, peak = measure(args, steps, scratch)
-                content["dense"] = figures(report["reference"])
-                content["rows"][name] = {"method": method, "share": share, "figures": figures(report["others"][0]),
-                                         "seconds": seconds, "peak_bytes": peak}
-                args.out.write_text(json.dumps(content, indent=1) + "\n")
+            shares = [share for share in args.shares if f"{method} {share}" not in content["rows"]]
+            if not shares:
+                continue
+            with tempfile.TemporaryDirectory() as scratch:
+                made = [compress(args, METHODS[method].format(s=share, k=round(1 - share, 6)), scratch, str(share)) for share in shares]
+                report = measure(args, [out for out, *_ in made])
+            content["dense"] = figures(report["reference"])
+            for share, (_, seconds, peak), other in zip(shares, made, report["others"]):
+                content["rows"][f"{method} {share}"] = {
+                    "method": method, "share": share, "figures": figures(other), "seconds": seconds, "peak_bytes": peak}
+            args.out.write_text(json.dumps(content, indent=1) + "\n")
     table(content)
     if args.plot:
         draw(content, args.plot)

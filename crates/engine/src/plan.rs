@@ -171,7 +171,7 @@ impl Plan {
         };
         let surveys_before = methods.iter().any(Method::survey_looks);
         let survey_needs = methods.iter().map(Method::survey_needs).fold(Needs::default(), Needs::or);
-        let trials = survey::trial_tokens(&methods);
+        let trials = survey::TrialRows::of(&methods, &work, model.stages.len());
         survey::for_shapes(base, recipe, &work, &mut methods, ground)?;
         let mut predicted = predict::forms(recipe, base, &work, &methods, options.materialize)?;
         let mut specs = layouts(checkpoint, format, &predicted.forms)?;

@@ -234,7 +234,8 @@ fn code_for_transformers_holds_a_sliced_stream_and_gives_it_back() {
     }
     let gpt2 = golden(&dir.path().join("golden")).into_iter().find(|(name, _)| name == "gpt2").unwrap().1;
     let gpt2 = Checkpoint::open(&gpt2).unwrap();
-    let error = Plan::make(&gpt2, &recipe(&text.replace("native", "custom")), &options(&gpt2, 1)).map(|_| ()).unwrap_err();
+    let error =
+        Plan::make(&gpt2, &recipe(&text.replace("native", "custom")), &options(&gpt2, 1)).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("llama"), "{error}");
 }
 

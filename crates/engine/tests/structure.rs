@@ -90,6 +90,25 @@ fn a_run_that_was_stopped_anywhere_ends_with_the_same_bytes_at_any_number_of_thr
 }
 
 #[test]
+fn in_the_least_memory_that_is_taken_the_same_bytes_come_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Llama::new(3, 64, 96, true).checkpoint(&dir.path().join("in"));
+    for (what, text) in RECIPES {
+        let recipe = recipe(text);
+        let plan = |limit| {
+            let options = brevity_engine::PlanOptions { max_memory: limit, ..options(&checkpoint, 1) };
+            Plan::make(&checkpoint, &recipe, &options)
+        };
+        let Err(Error::Memory { needed, .. }) = plan(Some(1)) else { panic!("{what}: a byte is enough") };
+        assert!(matches!(plan(Some(needed - 1)), Err(Error::Memory { .. })), "{what}");
+        let (ample, least) = (dir.path().join(format!("{what} ample")), dir.path().join(format!("{what} least")));
+        run(&checkpoint, &recipe, &ample);
+        plan(Some(needed)).unwrap().run(&checkpoint, &least, &RunOptions::default(), &mut ()).unwrap();
+        assert!(files(&least) == files(&ample), "{what}");
+    }
+}
+
+#[test]
 fn samples_go_on_with_the_channels_that_are_left() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = Llama::new(3, 32, 48, false).checkpoint(&dir.path().join("in"));

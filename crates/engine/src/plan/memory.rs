@@ -8,6 +8,7 @@ use brevity_model::{CodeForm, Form, Linear, Model, Source, Stage};
 use brevity_runtime::{Keep, Tap};
 
 use super::linears;
+use super::survey::TrialRows;
 use crate::run::looking::Looks;
 use crate::turned::Turned;
 use crate::work::Work;
@@ -45,8 +46,8 @@ pub(super) struct Costs<'a> {
     pub looks: &'a Looks,
     /// What surveys look at that take the samples through the model before the work begins; nothing if there are none.
     pub surveys: Needs,
-    /// Tokens that surveys take through the model with single layers in other versions.
-    pub trials: usize,
+    /// What surveys take through the model with layers and blocks in other versions.
+    pub trials: TrialRows,
     pub samples: Tokens,
     pub keep: Keep,
     /// How the residual stream is turned before steps see a stage, if it is.
@@ -187,15 +188,13 @@ impl Costs<'_> {
         let hidden = self.model.hidden;
         let rate = 2 * gram(self.surveys.coding_rate, hidden)
             + if self.surveys.coding_rate { 8 * (hidden * hidden) as u64 } else { 0 };
-        // Hidden states of all trials, six of each layer.
-        let touched: usize = (0..self.model.stages.len()).map(|n| self.touched(n)).sum();
-        let trials = 24 * (self.trials * hidden * touched) as u64;
+        // Hidden states of all trials; at the end the predictions of two versions for one sample, and their logarithms.
+        let head = matches!(self.model.stages[n], Stage::Head(_));
+        let predicted = if head { 16 * (self.trials.longest * self.model.vocabulary) as u64 } else { 0 };
+        // A table that is tied is kept until then.
+        let table = if self.trials.all > 0 && self.model.is_tied() { 4 * self.model.vocabulary * hidden } else { 0 };
+        let trials = (4 * self.trials.all * hidden + table) as u64 + predicted;
         loaded + layer + ready + sample / self.runs().max(1) + self.kept(1) + sums + made + rate + trials
-    }
-
-    /// Layers of a stage that steps touch.
-    fn touched(&self, n: usize) -> usize {
-        self.work.of(n).iter().filter(|(_, steps)| !steps.is_empty()).count()
     }
 
     /// What looking at the inputs of the layers of a stage takes: the stage made ready and what was seen; and one sample

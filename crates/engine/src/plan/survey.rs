@@ -38,10 +38,39 @@ pub(crate) struct Ground<'a> {
     pub dir: &'a Path,
 }
 
-/// On how many tokens the surveys of some methods measure the loss of the model with single layers in other versions.
-pub(super) fn trial_tokens(methods: &[Method]) -> usize {
-    let surveys = methods.iter().filter_map(|method| method.linear()?.survey());
-    surveys.filter_map(|survey| survey.tokens()).max().unwrap_or(0)
+/// What the surveys of some methods keep that measure the loss of the model with layers and blocks in other versions.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct TrialRows {
+    /// Rows of hidden states of all versions.
+    pub all: usize,
+    /// The most rows of one sample.
+    pub longest: usize,
+}
+
+impl TrialRows {
+    pub fn of(methods: &[Method], work: &Work, stages: usize) -> Self {
+        let layers = |step: usize| {
+            let touched = |n: usize| work.of(n).iter().filter(|(_, steps)| steps.contains(&step)).count();
+            (0..stages).map(touched).sum::<usize>()
+        };
+        let blocks =
+            |step: usize| (0..stages).filter(|&n| !blocks::selected(work, n, methods, step).is_empty()).count();
+        let of = |(step, method): (usize, &Method)| match method {
+            // Six versions of each layer.
+            Method::Linear(method) => {
+                let tokens = method.survey().and_then(|survey| survey.tokens())?;
+                Some(TrialRows { all: tokens * (6 * layers(step) + 1), longest: TRIAL })
+            }
+            Method::Block(method) => {
+                let wanted = method.survey()?.losses().into_iter().filter(|wanted| *wanted).count();
+                let [tokens, longest] = blocks::LOSS_TOKENS;
+                (wanted > 0).then(|| TrialRows { all: tokens * (wanted * blocks(step) + 1), longest })
+            }
+            Method::Stream(_) => None,
+        };
+        let most = |a: TrialRows, b: TrialRows| TrialRows { all: a.all.max(b.all), longest: a.longest.max(b.longest) };
+        methods.iter().enumerate().filter_map(of).fold(TrialRows::default(), most)
+    }
 }
 
 /// Makes the surveys that shapes depend on.

@@ -521,10 +521,13 @@ pub(crate) fn add(
             }
             if needs.moments {
                 fold.reference_dot.resize(width, 0.0);
-                for (r, x) in r.chunks_exact(width).zip(x.chunks_exact(width)) {
-                    let dots = r.iter().zip(x).map(|(&r, &x)| f64::from(r) * f64::from(x));
-                    fold.reference_dot.iter_mut().zip(dots).for_each(|(total, dot)| *total += dot);
-                }
+                fold.reference_dot.par_chunks_mut(COLUMNS).enumerate().for_each(|(n, totals)| {
+                    for (r, x) in r.chunks_exact(width).zip(x.chunks_exact(width)) {
+                        let dots = r[n * COLUMNS..].iter().zip(&x[n * COLUMNS..]);
+                        let dots = dots.map(|(&r, &x)| f64::from(r) * f64::from(x));
+                        totals.iter_mut().zip(dots).for_each(|(total, dot)| *total += dot);
+                    }
+                });
             }
             if needs.gram {
                 let gone = r.par_iter().zip(x).with_min_len(1 << 14).map(|(r, x)| r - x);
@@ -554,10 +557,15 @@ fn add_gap(fold: &mut Fold, x: &Tensor, then: &Tensor, now: &Tensor) -> Result<(
     values(x, |x| sums.add(&gap, x)).map_err(Error::Run)
 }
 
-/// Adds `f` of each column's values to its sum.
-fn sums(totals: &mut Vec<f64>, x: &[f32], width: usize, f: impl Fn(f64) -> f64) {
+/// Columns whose sums one task adds up.
+const COLUMNS: usize = 64;
+
+/// Adds `f` of each column's values to its sum, row by row.
+fn sums(totals: &mut Vec<f64>, x: &[f32], width: usize, f: impl Fn(f64) -> f64 + Sync) {
     totals.resize(width, 0.0);
-    for row in x.chunks_exact(width) {
-        totals.iter_mut().zip(row).for_each(|(total, &x)| *total += f(f64::from(x)));
-    }
+    totals.par_chunks_mut(COLUMNS).enumerate().for_each(|(n, totals)| {
+        for row in x.chunks_exact(width) {
+            totals.iter_mut().zip(&row[n * COLUMNS..]).for_each(|(total, &x)| *total += f(f64::from(x)));
+        }
+    });
 }

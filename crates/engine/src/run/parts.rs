@@ -30,9 +30,8 @@ pub(super) struct Done {
 impl Done {
     /// The channels that are left behind some steps, one after the other, if those changed nothing else in front of them.
     pub fn kept(steps: &[Done]) -> Option<Vec<usize>> {
-        let kept = |before: Vec<usize>, step: &Done| {
-            Some(step.kept.as_ref()?.iter().map(|&n| before[n]).collect::<Vec<_>>())
-        };
+        let kept =
+            |before: Vec<usize>, step: &Done| Some(step.kept.as_ref()?.iter().map(|&n| before[n]).collect::<Vec<_>>());
         let (first, others) = steps.split_first()?;
         others.iter().try_fold(first.kept.clone()?, kept)
     }

@@ -124,7 +124,9 @@ impl Container for CustomFiles {
     fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.inner.names().into_iter().filter(|name| !self.is_part(name)).collect();
         names.extend(self.weights.keys().cloned());
-        names.extend(self.renamed.iter().filter(|(_, stored)| self.inner.form(stored).is_some()).map(|(name, _)| name.clone()));
+        names.extend(
+            self.renamed.iter().filter(|(_, stored)| self.inner.form(stored).is_some()).map(|(name, _)| name.clone()),
+        );
         names.sort();
         names
     }

@@ -10,6 +10,8 @@
 //! where `cap(s)` is `c tanh(s / c)` if a softcap `c` is set. The sum runs over tiles of keys in order, with a
 //! running maximum (Milakov and Gimelshein 2018, arXiv:1805.02867). A query that sees no key gives zeros.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod decode;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
@@ -163,9 +165,14 @@ pub fn attend(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f32], out
 pub fn attend_bf16(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
     check(s, t, q.len(), k.len(), v.len(), out.len());
     #[cfg(target_arch = "x86_64")]
-    if t.queries > FEW && crate::cpu::features().avx512_bf16 && !out.is_empty() {
-        // SAFETY: the processor has AVX-512 BF16 and the shapes are checked above.
-        return unsafe { pairs::attend(s, t, q, k, v, out) };
+    if t.queries > FEW && !out.is_empty() {
+        match crate::cpu::features() {
+            // SAFETY: the system has granted AMX and the shapes are checked above.
+            features if features.amx_bf16 => return unsafe { amx::attend(s, t, q, k, v, out) },
+            // SAFETY: the processor has AVX-512 BF16 and the shapes are checked above.
+            features if features.avx512_bf16 => return unsafe { pairs::attend(s, t, q, k, v, out) },
+            _ => {}
+        }
     }
     // reading the cache, or a processor without bfloat16 products, gains nothing from rounding
     attend(s, t, q, k, v, out);

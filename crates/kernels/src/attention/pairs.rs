@@ -16,7 +16,7 @@ use std::arch::x86_64::*;
 /// Keys per tile; even.
 const KEYS: usize = 64;
 /// Queries per tile: three vectors.
-const WIDTH: usize = 48;
+pub(super) const WIDTH: usize = 48;
 /// Keys or value features whose sums are in registers at once.
 const ROWS: usize = 8;
 
@@ -71,7 +71,7 @@ fn round_keys(s: &Spec<'_>, t: &Tokens<'_>, k: &[f32], out: &mut [u32]) {
 }
 
 /// Neighbours as bfloat16 in one word, the first in the low half.
-fn round_pairs(from: &[f32], out: &mut [u32]) {
+pub(super) fn round_pairs(from: &[f32], out: &mut [u32]) {
     let words: &mut [bf16] = bytemuck::cast_slice_mut(out);
     if from.len() < words.len() {
         words[from.len()] = bf16::ZERO;
@@ -298,7 +298,14 @@ fn add_rows<const R: usize>(
 /// Turns the scores of `pairs` pairs of keys into weights `2^(score - max)`, rounded and interleaved, and moves
 /// `max` and `total` on. `fade` is the factor by which what was summed before shrinks.
 #[target_feature(enable = "avx512f,avx512dq")]
-fn weigh(scores: &[f32], pairs: usize, weights: &mut [u32], max: &mut [f32], total: &mut [f32], fade: &mut [f32]) {
+pub(super) fn weigh(
+    scores: &[f32],
+    pairs: usize,
+    weights: &mut [u32],
+    max: &mut [f32],
+    total: &mut [f32],
+    fade: &mut [f32],
+) {
     assert!(scores.len() >= 2 * pairs * WIDTH && weights.len() >= pairs * WIDTH);
     assert!(max.len() == WIDTH && total.len() == WIDTH && fade.len() == WIDTH);
     let (half, upper) = (_mm512_set1_epi32(0x8000), _mm512_set1_epi32(0xffff_0000u32 as i32));

@@ -41,12 +41,13 @@ pub(super) fn chunks(
     }
     #[cfg(target_arch = "x86_64")]
     if compute == Compute::Bf16 && crate::cpu::features().avx512_bf16 {
+        let tiles = crate::cpu::features().amx_bf16;
         for first in (0..rows).step_by(SUM) {
             let count = SUM.min(rows - first);
             let at = first * n..(first + count) * n;
             // SAFETY: the processor has AVX-512 BF16.
             unsafe {
-                super::words::packed(n, count, a.slice(at.clone()), b.map(|b| b.slice(at)), |words| {
+                super::words::packed(n, count, a.slice(at.clone()), b.map(|b| b.slice(at)), tiles, |words| {
                     work(&Chunk { n, rows: count, operands: Operands::Words(words) });
                 });
             }

@@ -8,7 +8,7 @@
 use super::TILE;
 use crate::buffer::scratch;
 use crate::cast;
-use crate::matmul::{DEEP, HIGH, PANEL, ROWS, Rows, Tiles, dots};
+use crate::matmul::{DEEP, HIGH, Lines, PANEL, ROWS, Rows, Tiles, dots};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -23,15 +23,25 @@ const RUN: usize = 8;
 /// Both operands of `aᵀb`, packed.
 pub(super) struct Words<'a> {
     n: usize,
+    /// Whether they are packed for AMX.
+    tiles: bool,
     left: &'a [u32],
     right: &'a [u32],
 }
 
-/// Packs `rows` rows of both operands and runs `work` on them; without a `b` the operands are one.
+/// Packs `rows` rows of both operands, for AMX or not, and runs `work` on them; without a `b` the operands are one.
 ///
 /// # Safety
-/// The processor must have AVX-512 BF16.
-pub(super) unsafe fn packed(n: usize, rows: usize, a: Rows<'_>, b: Option<Rows<'_>>, work: impl FnOnce(Words<'_>)) {
+/// The processor must have AVX-512 BF16; for `tiles` the system must have granted AMX.
+pub(super) unsafe fn packed(
+    n: usize,
+    rows: usize,
+    a: Rows<'_>,
+    b: Option<Rows<'_>>,
+    tiles: bool,
+    work: impl FnOnce(Words<'_>),
+) {
+    let regroup = if tiles { turn } else { regroup };
     let block = n.div_ceil(PANEL) * GROUP;
     let len = rows.div_ceil(2 * BLOCK) * block;
     scratch::<u32, _>(2 * len, |room| {
@@ -60,7 +70,7 @@ pub(super) unsafe fn packed(n: usize, rows: usize, a: Rows<'_>, b: Option<Rows<'
                 }
             });
         });
-        work(Words { n, left, right });
+        work(Words { n, tiles, left, right });
     });
 }
 
@@ -94,11 +104,8 @@ unsafe fn pair_up<T: Copy + Default>(n: usize, column: usize, x: &[T], out: &mut
     }
 }
 
-/// From panels of 48 columns to those of the left operand.
+/// From panels of 48 columns to panels of 8.
 fn regroup(wide: &[u32], narrow: &mut [u32]) {
-    if crate::cpu::features().amx_bf16 {
-        return turn(wide, narrow);
-    }
     for (wide, narrow) in wide.chunks_exact(GROUP).zip(narrow.chunks_exact_mut(GROUP)) {
         for (pair, words) in wide.as_chunks::<PANEL>().0.iter().enumerate() {
             for (q, words) in words.as_chunks::<ROWS>().0.iter().enumerate() {
@@ -137,8 +144,8 @@ impl Words<'_> {
         sums: &mut [f32],
     ) {
         let groups = self.n.div_ceil(PANEL);
-        if crate::cpu::features().amx_bf16 {
-            // SAFETY: the system has granted AMX.
+        if self.tiles {
+            // SAFETY: whoever packed for AMX knew that the system has granted it.
             return unsafe { Tiles::lend(|tiles| self.product_in_tiles(tiles, tokens, rows, cols, upper, sums)) };
         }
         for first in (0..tokens).step_by(2 * BLOCK) {
@@ -179,7 +186,7 @@ impl Words<'_> {
                 for i in rows.start / HIGH..ends.div_ceil(HIGH) {
                     let x = &self.left[block + i * BLOCK * HIGH..][..BLOCK * HIGH];
                     let at = (i * HIGH - rows.start) * TILE + j * PANEL - cols.start;
-                    tiles.product(steps, x, w, &mut sums[at..], TILE, first > 0);
+                    tiles.product(steps, Lines::packed(x), w, &mut sums[at..], TILE, first > 0);
                 }
             }
         }
@@ -206,6 +213,36 @@ unsafe fn micro(x: &[u32], w: &[u32], sums: &mut [f32], keep: bool) {
         for v in 0..3 {
             // SAFETY: as above.
             unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(r * TILE + 16 * v), row[v]) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gram::gram_scalar;
+    use crate::ops::Compute;
+
+    #[test]
+    fn both_ways_of_packing_give_the_definition() {
+        let features = crate::cpu::features();
+        for tiles in [(features.avx512_bf16, false), (features.amx_bf16, true)].into_iter().filter(|(has, _)| *has) {
+            for (n, rows) in [(1, 1), (50, 3), (96, 256), (97, 257), (130, 613)] {
+                let x: Vec<f32> = (0..n * rows).map(|i| ((i * 7919) % 2003) as f32 / 1000.0 - 1.0).collect();
+                let want = gram_scalar(n, rows, Rows::F32(&x), Compute::Bf16);
+                let mut sums = vec![0.0; 96 * TILE];
+                let (all, first) = (0..n.min(TILE), 0..n.min(96));
+                // SAFETY: the processor has what is asked for.
+                unsafe {
+                    packed(n, rows, Rows::F32(&x), None, tiles.1, |words| {
+                        words.product(rows, first.clone(), all.clone(), false, &mut sums);
+                    });
+                }
+                for (r, c) in first.clone().flat_map(|r| all.clone().map(move |c| (r, c))) {
+                    let (got, want) = (f64::from(sums[r * TILE + c]), want[r * n + c]);
+                    assert!((got - want).abs() < 1e-3, "{n} {rows} {tiles:?} at {r} {c}: {got} {want}");
+                }
+            }
         }
     }
 }

@@ -77,11 +77,13 @@ impl Tiles {
     }
 
     /// `y = x w`, or `y += x w` if `keep`: sixteen rows of 48 sums, `stride` floats apart, over `steps` steps, at least one,
-    /// of tiles of rows `x` and weights `w`.
-    pub(crate) fn product(&self, steps: usize, x: &[u32], w: &[u32], y: &mut [f32], stride: usize, keep: bool) {
-        assert!(steps > 0 && x.len() >= steps * TILE && w.len() >= steps * DEEP * PANEL, "the operands are there");
+    /// of sixteen pairs. The weights lie pair by pair, 48 words for each.
+    pub(crate) fn product(&self, steps: usize, x: Lines<'_>, w: &[u32], y: &mut [f32], stride: usize, keep: bool) {
+        let last = (HIGH - 1) * x.line + (steps.max(1) - 1) * x.step + DEEP;
+        assert!(steps > 0 && x.words.len() >= last && w.len() >= steps * DEEP * PANEL, "the operands are there");
         assert!(stride >= PANEL && y.len() >= (HIGH - 1) * stride + PANEL, "sixteen rows of sums");
-        let (x, w, y) = (x.as_ptr(), w.as_ptr(), y.as_mut_ptr());
+        let (line, x_step) = (4 * x.line, 4 * x.step);
+        let (x, w, y) = (x.words.as_ptr(), w.as_ptr(), y.as_mut_ptr());
         // SAFETY: the assertions cover all that is read and written; the registers are set up while `self` is alive.
         unsafe {
             if keep {
@@ -116,13 +118,31 @@ impl Tiles {
                 steps = inout(reg) steps => _,
                 y = in(reg) y,
                 stride = in(reg) 4 * stride,
-                line = in(reg) 4 * DEEP,
+                line = in(reg) line,
                 panel = in(reg) 4 * PANEL,
-                x_step = const 4 * TILE,
+                x_step = in(reg) x_step,
                 w_step = const 4 * DEEP * PANEL,
                 options(nostack),
             );
         }
+    }
+}
+
+/// Rows of bfloat16 pairs, the left operand of [`Tiles::product`].
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<'a> {
+    /// The first tile and all behind it.
+    pub words: &'a [u32],
+    /// From one row of a tile to the next, in words.
+    pub line: usize,
+    /// From one tile to the next, in words.
+    pub step: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// Tiles that lie one behind the other.
+    pub(crate) fn packed(words: &'a [u32]) -> Self {
+        Lines { words, line: DEEP, step: TILE }
     }
 }
 
@@ -238,10 +258,10 @@ impl Panel<'_> {
                             let x = &packed[(i * steps + start) * TILE..][..(end - start) * TILE];
                             if full > 0 {
                                 let w = &self.weights[start * DEEP * PANEL..];
-                                tiles.product(full, x, w, y, PANEL, start > 0);
+                                tiles.product(full, Lines::packed(x), w, y, PANEL, start > 0);
                             }
                             if start + full < end {
-                                tiles.product(1, &x[full * TILE..], last, y, PANEL, start + full > 0);
+                                tiles.product(1, Lines::packed(&x[full * TILE..]), last, y, PANEL, start + full > 0);
                             }
                         }
                     }

@@ -344,6 +344,16 @@ mod tests {
                     (vec![f32::NAN; m * n], vec![bf16::ZERO; m * n], vec![f32::NAN; m * n]);
                 linear_bf16(m, Rows::F32(&x), &packed, bias, RowsMut::F32(&mut y));
                 linear_bf16(m, Rows::Bf16(&x16), &packed, bias, RowsMut::Bf16(&mut y16));
+                #[cfg(target_arch = "x86_64")]
+                if crate::cpu::features().avx512_bf16 {
+                    let mut y = vec![f32::NAN; m * n];
+                    // SAFETY: the processor has AVX-512 BF16; one with AMX as well has taken the other way above.
+                    unsafe {
+                        in_bands(m, Rows::F32(&x), &packed, bias, RowsMut::F32(&mut y), crate::matmul::dot::band);
+                    }
+                    let bound = 1e-6 * (k as f32 + 8.0);
+                    assert!(y.iter().zip(&want).all(|(y, want)| (y - want).abs() < bound), "{d:?}");
+                }
                 widened(m, Rows::F32(&x), &packed, bias, &mut wide);
                 for i in 0..m * n {
                     let bound = 1e-6 * (k as f32 + 8.0);

@@ -16,7 +16,7 @@ use crate::work::{Work, step_place};
 const SAMPLES: usize = 16;
 
 /// Tokens on which losses are measured, of so many in each sample.
-const LOSS_TOKENS: [usize; 2] = [2048, 512];
+pub(super) const LOSS_TOKENS: [usize; 2] = [2048, 512];
 
 /// Puts the method of a step, with what it learned of all selected blocks of the original model, in its place.
 pub(super) fn survey(
@@ -108,7 +108,7 @@ fn bare(block: &Block<Applied>, without: usize) -> Block<Applied> {
 }
 
 /// The sublayers of a stage that a step rewrites.
-fn selected(work: &Work, n: usize, methods: &[Method], step: usize) -> Vec<Sublayer> {
+pub(super) fn selected(work: &Work, n: usize, methods: &[Method], step: usize) -> Vec<Sublayer> {
     let parts = [Sublayer::Attn, Sublayer::Mlp].into_iter();
     parts.filter(|&part| work.of_part(n, part, methods).contains(&step)).collect()
 }
