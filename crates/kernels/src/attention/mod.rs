@@ -14,12 +14,17 @@
 mod amx;
 mod decode;
 #[cfg(target_arch = "x86_64")]
+mod dot;
+#[cfg(target_arch = "x86_64")]
 mod pairs;
 mod scalar;
 mod tile;
 mod vector;
 
 pub use scalar::attend_scalar;
+
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::Tiles;
 
 use rayon::prelude::*;
 
@@ -168,9 +173,9 @@ pub fn attend_bf16(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f32]
     if t.queries > FEW && !out.is_empty() {
         match crate::cpu::features() {
             // SAFETY: the system has granted AMX and the shapes are checked above.
-            features if features.amx_bf16 => return unsafe { amx::attend(s, t, q, k, v, out) },
+            features if features.amx_bf16 => return unsafe { pairs::attend::<Tiles>(s, t, q, k, v, out) },
             // SAFETY: the processor has AVX-512 BF16 and the shapes are checked above.
-            features if features.avx512_bf16 => return unsafe { pairs::attend(s, t, q, k, v, out) },
+            features if features.avx512_bf16 => return unsafe { pairs::attend::<dot::Dot>(s, t, q, k, v, out) },
             _ => {}
         }
     }

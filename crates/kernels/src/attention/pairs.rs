@@ -1,8 +1,8 @@
-//! The tile of [`super::tile`] with products of bfloat16 pairs (AVX-512 BF16).
+//! The tile of [`super::tile`] with products of bfloat16 pairs, whichever instructions take them.
 //!
-//! A dot-product instruction takes two terms of each of sixteen sums. For scores the two terms are neighbouring
-//! features, so keys are rounded as they lie; for outputs they are neighbouring keys, so values are interleaved
-//! key by key. Both are done once per call. Weights are rounded as they are made; their total is not.
+//! An instruction takes two terms of each of sixteen sums. For scores the two terms are neighbouring features, so keys are
+//! rounded as they lie; for outputs they are neighbouring keys, so values are interleaved key by key. Both are done once
+//! per call. Weights are rounded as they are made; their total is not.
 
 use super::tile::{HIDDEN, LOWEST, hide};
 use super::{Spec, Tokens, head, pieces, run};
@@ -13,60 +13,105 @@ use half::bf16;
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 
-/// Keys per tile; even.
+/// Keys per tile.
 const KEYS: usize = 64;
 /// Queries per tile: three vectors.
 pub(super) const WIDTH: usize = 48;
-/// Keys or value features whose sums are in registers at once.
-const ROWS: usize = 8;
+/// Keys that one task rounds at least.
+const TASK: usize = 64;
+
+/// Instructions that take the products of a tile.
+pub(super) trait Products {
+    /// Tiles begin at multiples of so many keys and hold a multiple of them; an even part of [`KEYS`].
+    const STEP: usize;
+    /// Keys are filled up with zeros to a multiple of so many pairs of features.
+    const PAIRS: usize;
+    /// Values are filled up with zeros to a multiple of so many features.
+    const FEATURES: usize;
+
+    /// Runs `work` where the instructions can be used.
+    ///
+    /// # Safety
+    /// The processor must have them.
+    unsafe fn lend(work: impl FnOnce(&Self));
+
+    /// `scores[j][i] = k[j] · q[i]` for `keys` keys from `first`, and for any up to the next step.
+    fn multiply_keys(&self, p: &Piece<'_>, first: usize, keys: usize, queries: &[u32], scores: &mut [f32]);
+
+    /// `sums[d][i] = fade[i] sums[d][i] + Σ_j v[j][d] weights[j][i]` for the keys of whole steps from `first`.
+    fn add_values(&self, p: &Piece<'_>, first: usize, keys: usize, weights: &[u32], fade: &[f32], sums: &mut [f32]);
+}
+
+/// What is packed of one head, with what fills it up.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    /// Pairs of features of a key.
+    pub pairs: usize,
+    /// Keys.
+    pub keys: usize,
+    /// Features of a value.
+    pub features: usize,
+}
 
 /// # Safety
-/// The processor must have AVX-512 BF16; the caller has checked the shapes.
-pub(super) unsafe fn attend(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
-    let (half_dim, half_keys) = (s.qk_dim.div_ceil(2), t.keys.div_ceil(2));
+/// The processor must have AVX-512 BF16 and the instructions of `P`; the caller has checked the shapes.
+pub(super) unsafe fn attend<P: Products>(
+    s: &Spec<'_>,
+    t: &Tokens<'_>,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+) {
+    let size = Sizes {
+        pairs: s.qk_dim.div_ceil(2).next_multiple_of(P::PAIRS),
+        keys: t.keys.next_multiple_of(P::STEP),
+        features: s.v_dim.next_multiple_of(P::FEATURES),
+    };
     let heads = t.batch * s.kv_heads;
+    let [of_keys, of_values] = [size.keys * size.pairs, size.keys / 2 * size.features];
     let out = Shared::new(out);
-    scratch::<u32, _>(heads * (t.keys * half_dim + half_keys * s.v_dim), |room| {
-        let (keys, values) = room.split_at_mut(heads * t.keys * half_dim);
-        round_keys(s, t, k, keys);
-        interleave_values(s, t, v, values);
+    scratch::<u32, _>(heads * (of_keys + of_values), |room| {
+        let (keys, values) = room.split_at_mut(heads * of_keys);
+        round_keys(s, t, size, k, keys);
+        interleave_values(s, t, size, P::STEP, v, values);
         let (keys, values) = (&*keys, &*values);
         run(&pieces(s, t, WIDTH), |b, h, first| {
             let g = b * s.kv_heads + s.kv_of[h] as usize;
             let piece = Piece {
                 s,
                 t,
+                size,
                 q: head(s, t, q, k, v, b, h).q,
-                keys: &keys[g * t.keys * half_dim..][..t.keys * half_dim],
-                values: &values[g * half_keys * s.v_dim..][..half_keys * s.v_dim],
+                keys: &keys[g * of_keys..][..of_keys],
+                values: &values[g * of_values..][..of_values],
                 out,
                 b,
                 h,
                 first,
             };
-            let size = half_dim + KEYS + KEYS / 2 + s.v_dim + 3;
-            scratch::<f32, _>(size * WIDTH, |room| {
+            scratch::<f32, _>((size.pairs + KEYS + KEYS / 2 + size.features + 3) * WIDTH, |room| {
                 // SAFETY: passed on to the caller.
-                unsafe { piece.compute(room) }
+                unsafe { P::lend(|products| piece.compute(products, room)) }
             });
         });
     });
 }
 
-/// `[batch, kv_heads, keys, pairs of features]`.
-fn round_keys(s: &Spec<'_>, t: &Tokens<'_>, k: &[f32], out: &mut [u32]) {
+/// `[batch, kv_heads, keys, pairs of features]`, zero beyond the last of each.
+fn round_keys(s: &Spec<'_>, t: &Tokens<'_>, size: Sizes, k: &[f32], out: &mut [u32]) {
     let pairs = s.qk_dim.div_ceil(2);
     if out.is_empty() {
         return;
     }
-    out.par_chunks_mut(64 * pairs).enumerate().for_each(|(chunk, out)| {
-        for (n, out) in out.chunks_exact_mut(pairs).enumerate() {
-            let row = chunk * 64 + n;
-            let (head, j) = (row / t.keys, row % t.keys);
-            let (b, g) = (head / s.kv_heads, head % s.kv_heads);
-            let from = &k[(b * t.keys + j) * s.k_width() + g * s.qk_dim..][..s.qk_dim];
-            round_pairs(from, out);
+    out.par_chunks_mut(size.pairs).with_min_len(TASK).enumerate().for_each(|(row, out)| {
+        let (head, j) = (row / size.keys, row % size.keys);
+        let (b, g) = (head / s.kv_heads, head % s.kv_heads);
+        let (real, beyond) = out.split_at_mut(if j < t.keys { pairs } else { 0 });
+        if j < t.keys {
+            round_pairs(&k[(b * t.keys + j) * s.k_width() + g * s.qk_dim..][..s.qk_dim], real);
         }
+        beyond.fill(0);
     });
 }
 
@@ -79,45 +124,45 @@ pub(super) fn round_pairs(from: &[f32], out: &mut [u32]) {
     cast::f32_to_bf16(from, &mut words[..from.len()]);
 }
 
-/// `[batch, kv_heads, pairs of keys, v_dim]`, zero beyond the last real key.
-fn interleave_values(s: &Spec<'_>, t: &Tokens<'_>, v: &[f32], out: &mut [u32]) {
-    let half_keys = t.keys.div_ceil(2);
+/// `[batch, kv_heads, steps, features, pairs of keys of a step]`, zero beyond the last real key and the last feature.
+fn interleave_values(s: &Spec<'_>, t: &Tokens<'_>, size: Sizes, step: usize, v: &[f32], out: &mut [u32]) {
+    let (steps, pairs) = (size.keys / step, step / 2);
     if out.is_empty() {
         return;
     }
-    out.par_chunks_mut(32 * s.v_dim).enumerate().for_each(|(chunk, out)| {
+    out.par_chunks_mut(size.features * pairs).with_min_len(TASK / step).enumerate().for_each(|(chunk, out)| {
+        let (head, first) = (chunk / steps, chunk % steps * step);
+        let (b, g) = (head / s.kv_heads, head % s.kv_heads);
+        let real = t.real_keys(b);
+        let (values, beyond) = out.split_at_mut(s.v_dim * pairs);
         scratch::<bf16, _>(2 * s.v_dim, |room| {
             let (low, high) = room.split_at_mut(s.v_dim);
-            for (n, out) in out.chunks_exact_mut(s.v_dim).enumerate() {
-                let row = chunk * 32 + n;
-                let (head, j) = (row / half_keys, row % half_keys * 2);
-                let (b, g) = (head / s.kv_heads, head % s.kv_heads);
-                let round = |j: usize, to: &mut [bf16]| {
-                    if j < t.real_keys(b) {
-                        cast::f32_to_bf16(&v[(b * t.keys + j) * s.v_width() + g * s.v_dim..][..s.v_dim], to);
-                    } else {
-                        to.fill(bf16::ZERO);
-                    }
-                };
-                round(j, low);
-                round(j + 1, high);
-                for ((o, l), h) in out.iter_mut().zip(&*low).zip(&*high) {
+            let round = |j: usize, to: &mut [bf16]| match j < real {
+                true => cast::f32_to_bf16(&v[(b * t.keys + j) * s.v_width() + g * s.v_dim..][..s.v_dim], to),
+                false => to.fill(bf16::ZERO),
+            };
+            for pair in 0..pairs {
+                round(first + 2 * pair, low);
+                round(first + 2 * pair + 1, high);
+                for ((o, l), h) in values[pair..].iter_mut().step_by(pairs).zip(&*low).zip(&*high) {
                     *o = l.to_bits() as u32 | (h.to_bits() as u32) << 16;
                 }
             }
         });
+        beyond.fill(0);
     });
 }
 
 /// Some queries of one head of one sequence.
-struct Piece<'a> {
+pub(super) struct Piece<'a> {
     s: &'a Spec<'a>,
     t: &'a Tokens<'a>,
+    pub size: Sizes,
     q: &'a [f32],
     /// `[keys, pairs of features]` of the head.
-    keys: &'a [u32],
-    /// `[pairs of keys, v_dim]` of the head.
-    values: &'a [u32],
+    pub keys: &'a [u32],
+    /// `[steps, features, pairs of keys of a step]` of the head.
+    pub values: &'a [u32],
     out: Shared<f32>,
     b: usize,
     h: usize,
@@ -128,8 +173,8 @@ impl Piece<'_> {
     /// # Safety
     /// The processor must have AVX-512 BF16.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-    unsafe fn compute(&self, room: &mut [f32]) {
-        let (s, t) = (self.s, self.t);
+    unsafe fn compute<P: Products>(&self, products: &P, room: &mut [f32]) {
+        let (s, t, size) = (self.s, self.t, self.size);
         let count = WIDTH.min(t.queries - self.first);
         let (mut from, mut to) = ([0u32; WIDTH], [0u32; WIDTH]);
         let (mut start, mut end) = (usize::MAX, 0);
@@ -140,11 +185,10 @@ impl Piece<'_> {
                 (start, end) = (start.min(a), end.max(b));
             }
         }
-        let pairs = s.qk_dim.div_ceil(2);
-        let (queries, room) = room.split_at_mut(pairs * WIDTH);
+        let (queries, room) = room.split_at_mut(size.pairs * WIDTH);
         let (scores, room) = room.split_at_mut(KEYS * WIDTH);
         let (weights, room) = room.split_at_mut(KEYS / 2 * WIDTH);
-        let (sums, room) = room.split_at_mut(s.v_dim * WIDTH);
+        let (sums, room) = room.split_at_mut(size.features * WIDTH);
         let (max, room) = room.split_at_mut(WIDTH);
         let (total, fade) = room.split_at_mut(WIDTH);
         let queries: &mut [u32] = bytemuck::cast_slice_mut(queries);
@@ -154,11 +198,11 @@ impl Piece<'_> {
         sums.fill(0.0);
         max.fill(LOWEST);
         total.fill(0.0);
-        // tiles begin at even keys, where pairs of values do
-        let mut j = start & !1;
+        let mut j = start - start % P::STEP;
         while j < end {
             let keys = KEYS.min(end - j);
-            self.multiply_keys(j, keys, queries, scores);
+            let whole = keys.next_multiple_of(P::STEP);
+            products.multiply_keys(self, j, keys, queries, scores);
             let seen = &mut scores[..keys * WIDTH];
             if let Some(cap) = s.softcap {
                 for x in seen.iter_mut() {
@@ -166,11 +210,9 @@ impl Piece<'_> {
                 }
             }
             hide(seen, WIDTH, j as u32, &from, &to);
-            if keys % 2 == 1 {
-                scores[keys * WIDTH..(keys + 1) * WIDTH].fill(HIDDEN);
-            }
-            weigh(scores, keys.div_ceil(2), weights, max, total, fade);
-            self.add_values(j / 2, keys.div_ceil(2), weights, fade, sums);
+            scores[keys * WIDTH..whole * WIDTH].fill(HIDDEN);
+            weigh(scores, whole / 2, weights, max, total, fade);
+            products.add_values(self, j, whole, weights, fade, sums);
             j += keys;
         }
         for i in 0..count {
@@ -184,10 +226,10 @@ impl Piece<'_> {
         }
     }
 
-    /// `queries[pair][i] = factor * q[i][pair]`, rounded; zero beyond the last query.
+    /// `queries[pair][i] = factor * q[i][pair]`, rounded; zero beyond the last query and the last feature.
     fn transpose_queries(&self, factor: f32, count: usize, queries: &mut [u32]) {
         let (dim, pairs) = (self.s.qk_dim, self.s.qk_dim.div_ceil(2));
-        if count < WIDTH {
+        if count < WIDTH || pairs < self.size.pairs {
             queries.fill(0);
         }
         scratch::<f32, _>(dim + pairs, |room| {
@@ -205,107 +247,12 @@ impl Piece<'_> {
             }
         });
     }
-
-    /// `scores[j][i] = k[j] · q[i]` for `keys` keys from `first`.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn multiply_keys(&self, first: usize, keys: usize, queries: &[u32], scores: &mut [f32]) {
-        let pairs = self.s.qk_dim.div_ceil(2);
-        for j in (0..keys).step_by(ROWS) {
-            // rows beyond the last key repeat it and are not looked at
-            let rows: [&[u32]; ROWS] =
-                std::array::from_fn(|r| &self.keys[(first + (j + r).min(keys - 1)) * pairs..][..pairs]);
-            let mut sums = [[_mm512_setzero_ps(); 3]; ROWS];
-            for (p, q) in queries.as_chunks::<WIDTH>().0.iter().enumerate() {
-                let q = vectors(q);
-                for r in 0..ROWS {
-                    // SAFETY: `queries` has `pairs` rows, as many words as every key.
-                    let k = broadcast(unsafe { *rows[r].get_unchecked(p) });
-                    for v in 0..3 {
-                        sums[r][v] = _mm512_dpbf16_ps(sums[r][v], q[v], k);
-                    }
-                }
-            }
-            let tile: &mut [f32; ROWS * WIDTH] =
-                (&mut scores[j * WIDTH..][..ROWS * WIDTH]).try_into().expect("tiles are whole");
-            for r in 0..ROWS {
-                for v in 0..3 {
-                    // SAFETY: sixteen floats inside the tile.
-                    unsafe { _mm512_storeu_ps(tile.as_mut_ptr().add(r * WIDTH + 16 * v), sums[r][v]) };
-                }
-            }
-        }
-    }
-
-    /// `sums[d][i] = fade[i] sums[d][i] + Σ_j v[j][d] weights[j][i]` for `pairs` pairs of keys from pair `first`.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn add_values(&self, first: usize, pairs: usize, weights: &[u32], fade: &[f32], sums: &mut [f32]) {
-        let dim = self.s.v_dim;
-        let values = &self.values[first * dim..(first + pairs) * dim];
-        let mut d = 0;
-        while d < dim {
-            let step = if d + ROWS <= dim { ROWS } else { 1 };
-            let part = &mut sums[d * WIDTH..(d + step) * WIDTH];
-            match step {
-                ROWS => add_rows::<ROWS>(&values[d..], dim, pairs, weights, fade, part),
-                _ => add_rows::<1>(&values[d..], dim, pairs, weights, fade, part),
-            }
-            d += step;
-        }
-    }
-}
-
-/// `R` features of [`Piece::add_values`]; `values` starts at the first.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn add_rows<const R: usize>(
-    values: &[u32],
-    stride: usize,
-    pairs: usize,
-    weights: &[u32],
-    fade: &[f32],
-    sums: &mut [f32],
-) {
-    assert!(sums.len() == R * WIDTH && fade.len() == WIDTH && weights.len() >= pairs * WIDTH);
-    assert!(values.len() >= (pairs - 1) * stride + R);
-    let mut acc = [[_mm512_setzero_ps(); 3]; R];
-    for r in 0..R {
-        for v in 0..3 {
-            // SAFETY: the lengths asserted above.
-            acc[r][v] = unsafe {
-                let sum = _mm512_loadu_ps(sums.as_ptr().add(r * WIDTH + 16 * v));
-                _mm512_mul_ps(sum, _mm512_loadu_ps(fade.as_ptr().add(16 * v)))
-            };
-        }
-    }
-    for (p, w) in weights.as_chunks::<WIDTH>().0[..pairs].iter().enumerate() {
-        let w = vectors(w);
-        for r in 0..R {
-            // SAFETY: the length asserted above.
-            let x = broadcast(unsafe { *values.get_unchecked(p * stride + r) });
-            for v in 0..3 {
-                acc[r][v] = _mm512_dpbf16_ps(acc[r][v], w[v], x);
-            }
-        }
-    }
-    for r in 0..R {
-        for v in 0..3 {
-            // SAFETY: the lengths asserted above.
-            unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(r * WIDTH + 16 * v), acc[r][v]) };
-        }
-    }
 }
 
 /// Turns the scores of `pairs` pairs of keys into weights `2^(score - max)`, rounded and interleaved, and moves
 /// `max` and `total` on. `fade` is the factor by which what was summed before shrinks.
 #[target_feature(enable = "avx512f,avx512dq")]
-pub(super) fn weigh(
-    scores: &[f32],
-    pairs: usize,
-    weights: &mut [u32],
-    max: &mut [f32],
-    total: &mut [f32],
-    fade: &mut [f32],
-) {
+fn weigh(scores: &[f32], pairs: usize, weights: &mut [u32], max: &mut [f32], total: &mut [f32], fade: &mut [f32]) {
     assert!(scores.len() >= 2 * pairs * WIDTH && weights.len() >= pairs * WIDTH);
     assert!(max.len() == WIDTH && total.len() == WIDTH && fade.len() == WIDTH);
     let (half, upper) = (_mm512_set1_epi32(0x8000), _mm512_set1_epi32(0xffff_0000u32 as i32));
@@ -347,21 +294,4 @@ fn exp2(x: __m512) -> __m512 {
     let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693_261_4));
     let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.999_928));
     _mm512_scalef_ps(p, _mm512_roundscale_ps::<0>(x))
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn vectors(words: &[u32; WIDTH]) -> [__m512bh; 3] {
-    // SAFETY: three times sixteen words; the types are 512 bits without invalid patterns.
-    unsafe {
-        [0, 1, 2]
-            .map(|v| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(words.as_ptr().add(16 * v).cast())))
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn broadcast(word: u32) -> __m512bh {
-    // SAFETY: both types are 512 bits without invalid patterns.
-    unsafe { std::mem::transmute(_mm512_set1_epi32(word as i32)) }
 }

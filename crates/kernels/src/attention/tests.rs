@@ -131,7 +131,7 @@ fn bfloat16_products_stay_close_to_the_definition() {
         #[cfg(target_arch = "x86_64")]
         if crate::cpu::features().avx512_bf16 && !want.is_empty() {
             // SAFETY: the processor has AVX-512 BF16; a processor with AMX as well has taken the other way above.
-            close(&c.run(|s, t, q, k, v, out| unsafe { pairs::attend(s, t, q, k, v, out) }), &want, 0.05);
+            close(&c.run(|s, t, q, k, v, out| unsafe { pairs::attend::<dot::Dot>(s, t, q, k, v, out) }), &want, 0.05);
         }
     }
 }

@@ -131,7 +131,7 @@ fn turn(wide: &[u32], narrow: &mut [u32]) {
 
 impl Words<'_> {
     /// The part of `aᵀb` at columns `rows` of `a` and `cols` of `b`, summed over all `tokens`, into `sums` whose rows lie
-    /// [`TILE`] apart. Of an `upper` triangle, tiles of 8x48 left of the diagonal keep what they held.
+    /// [`TILE`] apart. Of an `upper` triangle, tiles left of the diagonal keep what they held.
     ///
     /// # Safety
     /// The processor must have AVX-512 BF16.
@@ -143,50 +143,43 @@ impl Words<'_> {
         upper: bool,
         sums: &mut [f32],
     ) {
-        let groups = self.n.div_ceil(PANEL);
         if self.tiles {
+            let lent = |tiles: &Tiles| {
+                self.each::<HIGH>(tokens, rows, cols, upper, sums, |pairs, x, w, sums, keep| {
+                    tiles.product(pairs.div_ceil(DEEP), Lines::packed(x), w, sums, TILE, keep);
+                });
+            };
             // SAFETY: whoever packed for AMX knew that the system has granted it.
-            return unsafe { Tiles::lend(|tiles| self.product_in_tiles(tiles, tokens, rows, cols, upper, sums)) };
-        }
-        for first in (0..tokens).step_by(2 * BLOCK) {
-            let pairs = (tokens - first).div_ceil(2).min(BLOCK);
-            let block = first / (2 * BLOCK) * groups * GROUP;
-            for j in cols.start / PANEL..cols.end.div_ceil(PANEL) {
-                let w = &self.right[block + j * GROUP..][..pairs * PANEL];
-                let ends = if upper { rows.end.min((j + 1) * PANEL) } else { rows.end };
-                for i in rows.start / ROWS..ends.div_ceil(ROWS) {
-                    let x = &self.left[block + i * BLOCK * ROWS..][..pairs * ROWS];
-                    let at = (i * ROWS - rows.start) * TILE + j * PANEL - cols.start;
-                    // SAFETY: passed on to the caller.
-                    unsafe { micro(x, w, &mut sums[at..at + (ROWS - 1) * TILE + PANEL], first > 0) };
-                }
-            }
+            unsafe { Tiles::lend(lent) }
+        } else {
+            self.each::<ROWS>(tokens, rows, cols, upper, sums, |pairs, x, w, sums, keep| {
+                // SAFETY: passed on to the caller.
+                unsafe { micro(&x[..pairs * ROWS], &w[..pairs * PANEL], sums, keep) };
+            });
         }
     }
-}
 
-impl Words<'_> {
-    /// [`product`](Self::product) with AMX.
-    fn product_in_tiles(
+    /// Calls `add(pairs, left panel, right panel, sums, keep)` for each tile of `R` rows and 48 columns and each block of pairs.
+    fn each<const R: usize>(
         &self,
-        tiles: &Tiles,
         tokens: usize,
         rows: Range<usize>,
         cols: Range<usize>,
         upper: bool,
         sums: &mut [f32],
+        add: impl Fn(usize, &[u32], &[u32], &mut [f32], bool),
     ) {
         let groups = self.n.div_ceil(PANEL);
         for first in (0..tokens).step_by(2 * BLOCK) {
-            let steps = (tokens - first).div_ceil(2).min(BLOCK).div_ceil(DEEP);
+            let pairs = (tokens - first).div_ceil(2).min(BLOCK);
             let block = first / (2 * BLOCK) * groups * GROUP;
             for j in cols.start / PANEL..cols.end.div_ceil(PANEL) {
                 let w = &self.right[block + j * GROUP..][..GROUP];
                 let ends = if upper { rows.end.min((j + 1) * PANEL) } else { rows.end };
-                for i in rows.start / HIGH..ends.div_ceil(HIGH) {
-                    let x = &self.left[block + i * BLOCK * HIGH..][..BLOCK * HIGH];
-                    let at = (i * HIGH - rows.start) * TILE + j * PANEL - cols.start;
-                    tiles.product(steps, Lines::packed(x), w, &mut sums[at..], TILE, first > 0);
+                for i in rows.start / R..ends.div_ceil(R) {
+                    let x = &self.left[block + i * BLOCK * R..][..BLOCK * R];
+                    let at = (i * R - rows.start) * TILE + j * PANEL - cols.start;
+                    add(pairs, x, w, &mut sums[at..at + (R - 1) * TILE + PANEL], first > 0);
                 }
             }
         }

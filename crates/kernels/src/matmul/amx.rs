@@ -4,11 +4,10 @@
 //! cache in a row. The weight's panels are what the instruction wants on its other side as they are. For each step of
 //! sixteen pairs a tile of rows and three of weights are loaded and three products taken.
 
-use super::bf16::{Out, PANEL, PackedBf16, Rows};
+use super::bf16::PANEL;
+use super::panels::{Kernel, Out, Panel};
 use crate::buffer::scratch;
 use crate::cast;
-use half::bf16;
-use rayon::prelude::*;
 use std::arch::asm;
 use std::marker::PhantomData;
 
@@ -18,10 +17,6 @@ pub(crate) const HIGH: usize = 16;
 pub(crate) const DEEP: usize = 16;
 /// Words of a tile.
 pub(crate) const TILE: usize = HIGH * DEEP;
-/// Panels of rows that one task multiplies.
-const TASK_ROWS: usize = 16;
-/// Panels of outputs that one task multiplies.
-const TASK_PANELS: usize = 8;
 /// Steps of inputs after which sums go to memory, so that a weight panel stays in the first-level cache.
 const BLOCK: usize = 8;
 
@@ -146,108 +141,29 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Words that the packed rows take.
-pub(crate) fn packed_len(m: usize, k: usize) -> usize {
-    m.div_ceil(HIGH) * k.div_ceil(2 * DEEP) * TILE
-}
+/// The instructions. Rows are packed `(panel, step, row, pair)`.
+pub(super) struct Amx;
 
-/// Rounds rows to bfloat16 and packs them tile by tile, inputs beyond the last zero; rows beyond the last are left as they
-/// are, their sums are never stored.
-pub(crate) fn pack_rows(m: usize, k: usize, x: Rows<'_>, packed: &mut [u32]) {
-    let steps = k.div_ceil(2 * DEEP);
-    if steps == 0 {
-        return;
+impl Kernel for Amx {
+    const ROWS: usize = HIGH;
+    const TASK_ROWS: usize = 16;
+    const PAIRS: usize = DEEP;
+
+    fn place(row: &[u32], r: usize, panel: &mut [u32]) {
+        for (tile, line) in panel.chunks_exact_mut(TILE).zip(row.chunks_exact(DEEP)) {
+            tile[r * DEEP..][..DEEP].copy_from_slice(line);
+        }
     }
-    packed.par_chunks_mut(steps * TILE).enumerate().for_each(|(panel, out)| {
-        scratch::<bf16, _>(2 * DEEP * steps, |row| {
-            row[k..].fill(bf16::ZERO);
-            for r in 0..HIGH.min(m - panel * HIGH) {
-                let at = (panel * HIGH + r) * k;
-                match x {
-                    Rows::F32(x) => cast::f32_to_bf16(&x[at..at + k], &mut row[..k]),
-                    Rows::Bf16(x) => row[..k].copy_from_slice(&x[at..at + k]),
-                }
-                let lines = bytemuck::cast_slice::<bf16, u32>(row).chunks_exact(DEEP);
-                for (tile, line) in out.chunks_exact_mut(TILE).zip(lines) {
-                    tile[r * DEEP..][..DEEP].copy_from_slice(line);
-                }
-            }
-        });
-    });
-}
 
-/// `y = x wᵀ + bias` for some rows.
-///
-/// # Safety
-/// The processor must have AMX and the system must have granted it; the caller has checked the shapes.
-pub(super) unsafe fn band(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, y: Out) {
-    let pairs = w.inputs().div_ceil(2);
-    scratch::<u32, _>(packed_len(m, w.inputs()), |packed| {
-        pack_rows(m, w.inputs(), x, packed);
-        let packed = &*packed;
-        let (row_panels, panels) = (m.div_ceil(HIGH), w.outputs().div_ceil(PANEL));
-        let row_tasks = row_panels.div_ceil(TASK_ROWS);
-        let tasks = (0..row_tasks * panels.div_ceil(TASK_PANELS)).into_par_iter().with_max_len(1);
-        tasks.for_each(|task| {
-            let (i, j) = (task % row_tasks * TASK_ROWS, task / row_tasks * TASK_PANELS);
-            for panel in j..(j + TASK_PANELS).min(panels) {
-                let weights = &w.words()[panel * pairs * PANEL..][..pairs * PANEL];
-                let p = Panel { m, pairs, n: w.outputs(), panel, weights, bias, y };
-                // SAFETY: passed on to the caller.
-                unsafe { p.times(packed, i, (i + TASK_ROWS).min(row_panels)) };
-            }
-        });
-    });
-}
-
-/// Columns `48 panel ..` of `y = x wᵀ + bias` for rows packed by [`pack_rows`] and one panel of weights.
-///
-/// # Safety
-/// As [`band`]; `y` is `[m, n]` and no other task writes these columns.
-#[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn panel_times_rows(
-    m: usize,
-    pairs: usize,
-    n: usize,
-    panel: usize,
-    weights: &[u32],
-    bias: Option<&[f32]>,
-    y: Out,
-    rows: &[u32],
-) {
-    let p = Panel { m, pairs, n, panel, weights, bias, y };
-    let all = m.div_ceil(HIGH);
-    for first in (0..all).step_by(TASK_ROWS) {
-        // SAFETY: passed on to the caller.
-        unsafe { p.times(rows, first, (first + TASK_ROWS).min(all)) };
-    }
-}
-
-/// One panel of outputs and where its products go.
-struct Panel<'a> {
-    m: usize,
-    pairs: usize,
-    n: usize,
-    panel: usize,
-    weights: &'a [u32],
-    bias: Option<&'a [f32]>,
-    y: Out,
-}
-
-impl Panel<'_> {
-    /// Multiplies the row panels `from..to`.
-    ///
-    /// # Safety
-    /// As [`band`].
-    unsafe fn times(&self, packed: &[u32], from: usize, to: usize) {
-        let (steps, whole) = (self.pairs.div_ceil(DEEP), self.pairs / DEEP);
+    unsafe fn times(p: &Panel<'_>, packed: &[u32], from: usize, to: usize) {
+        let (steps, whole) = (p.pairs.div_ceil(DEEP), p.pairs / DEEP);
         scratch::<f32, _>((to - from) * HIGH * PANEL, |sums| {
             if steps == 0 {
                 sums.fill(0.0);
             }
             scratch::<u32, _>(DEEP * PANEL, |last| {
                 // A step that is not filled by inputs is filled up with zeros.
-                let rest = &self.weights[whole * DEEP * PANEL..];
+                let rest = &p.weights[whole * DEEP * PANEL..];
                 last[..rest.len()].copy_from_slice(rest);
                 last[rest.len()..].fill(0);
                 let multiply = |tiles: &Tiles| {
@@ -257,7 +173,7 @@ impl Panel<'_> {
                         for (i, y) in (from..to).zip(sums.chunks_exact_mut(HIGH * PANEL)) {
                             let x = &packed[(i * steps + start) * TILE..][..(end - start) * TILE];
                             if full > 0 {
-                                let w = &self.weights[start * DEEP * PANEL..];
+                                let w = &p.weights[start * DEEP * PANEL..];
                                 tiles.product(full, Lines::packed(x), w, y, PANEL, start > 0);
                             }
                             if start + full < end {
@@ -269,31 +185,31 @@ impl Panel<'_> {
                 // SAFETY: passed on to the caller.
                 unsafe { Tiles::lend(multiply) };
             });
-            for (r, row) in sums.chunks_exact(PANEL).enumerate().take(self.m - from * HIGH) {
-                self.put(from * HIGH + r, row);
+            for (r, row) in sums.chunks_exact(PANEL).enumerate().take(p.m - from * HIGH) {
+                put(p, from * HIGH + r, row);
             }
         });
     }
+}
 
-    /// Writes one row of sums.
-    fn put(&self, row: usize, sums: &[f32]) {
-        let column = self.panel * PANEL;
-        let width = PANEL.min(self.n - column);
-        let (at, sums) = (row * self.n + column, &sums[..width]);
-        let mut total = [0.0f32; PANEL];
-        let total = &mut total[..width];
-        match self.bias {
-            Some(bias) => {
-                let both = sums.iter().zip(&bias[column..column + width]);
-                total.iter_mut().zip(both).for_each(|(total, (sum, bias))| *total = sum + bias);
-            }
-            None => total.copy_from_slice(sums),
+/// Writes one row of sums.
+fn put(p: &Panel<'_>, row: usize, sums: &[f32]) {
+    let column = p.panel * PANEL;
+    let width = PANEL.min(p.n - column);
+    let (at, sums) = (row * p.n + column, &sums[..width]);
+    let mut total = [0.0f32; PANEL];
+    let total = &mut total[..width];
+    match p.bias {
+        Some(bias) => {
+            let both = sums.iter().zip(&bias[column..column + width]);
+            total.iter_mut().zip(both).for_each(|(total, (sum, bias))| *total = sum + bias);
         }
-        match self.y {
-            // SAFETY: these columns are this task's alone.
-            Out::F32(y) => unsafe { y.part(at, width) }.copy_from_slice(total),
-            // SAFETY: as above.
-            Out::Bf16(y) => cast::f32_to_bf16(total, unsafe { y.part(at, width) }),
-        }
+        None => total.copy_from_slice(sums),
+    }
+    match p.y {
+        // SAFETY: these columns are this task's alone.
+        Out::F32(y) => unsafe { y.part(at, width) }.copy_from_slice(total),
+        // SAFETY: as above.
+        Out::Bf16(y) => cast::f32_to_bf16(total, unsafe { y.part(at, width) }),
     }
 }

@@ -5,6 +5,8 @@
 //! operand order of the AVX-512 BF16 dot product, and it costs other processors nothing to widen.
 
 use super::{Dims, linear_f32};
+#[cfg(target_arch = "x86_64")]
+use super::{amx::Amx, dot::Dot, panels};
 use crate::buffer::{Shared, scratch};
 use crate::cast;
 use half::bf16;
@@ -163,9 +165,9 @@ pub fn linear_bf16(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, 
     #[cfg(target_arch = "x86_64")]
     match crate::cpu::features() {
         // SAFETY: the system has granted AMX and the shapes are checked above.
-        features if features.amx_bf16 => return unsafe { in_bands(m, x, w, bias, y, super::amx::band) },
+        features if features.amx_bf16 => return unsafe { panels::linear::<Amx>(m, x, w, bias, y) },
         // SAFETY: the processor has AVX-512 BF16 and the shapes are checked above.
-        features if features.avx512_bf16 => return unsafe { in_bands(m, x, w, bias, y, super::dot::band) },
+        features if features.avx512_bf16 => return unsafe { panels::linear::<Dot>(m, x, w, bias, y) },
         _ => {}
     }
     match y {
@@ -177,85 +179,23 @@ pub fn linear_bf16(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, 
     }
 }
 
-/// Where a tile of sums goes.
+/// `y = x wᵀ + bias` for `x` `[m, k]` and `y` `[m, n]`, where `make` writes the panels of the weight as they are needed, word
+/// `(pair, output)` at `PANEL pair + output`. The processor must have AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-pub(super) enum Out {
-    F32(Shared<f32>),
-    Bf16(Shared<bf16>),
-}
-
-/// Rows packed at once.
-#[cfg(target_arch = "x86_64")]
-const BAND: usize = 4096;
-
-/// [`linear_bf16`] by a kernel that takes some rows at a time.
-///
-/// # Safety
-/// The processor must have what the kernel uses; the caller has checked the shapes.
-#[cfg(target_arch = "x86_64")]
-unsafe fn in_bands(
-    m: usize,
-    x: Rows<'_>,
-    w: &PackedBf16,
+pub(crate) fn linear_made(
+    d: Dims,
+    x: &[f32],
+    make: impl Fn(usize, &mut [u32]) + Sync,
     bias: Option<&[f32]>,
-    mut y: RowsMut<'_>,
-    band: unsafe fn(usize, Rows<'_>, &PackedBf16, Option<&[f32]>, Out),
+    y: &mut [f32],
 ) {
-    let (k, n) = (w.inputs, w.outputs);
-    for first in (0..m).step_by(BAND) {
-        let rows = BAND.min(m - first);
-        let (from, to) = (first * n, (first + rows) * n);
-        let y = match &mut y {
-            RowsMut::F32(y) => Out::F32(Shared::new(&mut y[from..to])),
-            RowsMut::Bf16(y) => Out::Bf16(Shared::new(&mut y[from..to])),
-        };
-        // SAFETY: passed on to the caller.
-        unsafe { band(rows, x.slice(first * k..(first + rows) * k), w, bias, y) };
-    }
-}
-
-/// Words that [`pack_rows`] writes.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn packed_len(m: usize, k: usize) -> usize {
-    match crate::cpu::features().amx_bf16 {
-        true => super::amx::packed_len(m, k),
-        false => super::dot::packed_len(m, k),
-    }
-}
-
-/// Rounds rows to bfloat16 and packs them as the products of this processor want them.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn pack_rows(m: usize, k: usize, x: Rows<'_>, packed: &mut [u32]) {
-    match crate::cpu::features().amx_bf16 {
-        true => super::amx::pack_rows(m, k, x, packed),
-        false => super::dot::pack_rows(m, k, x, packed),
-    }
-}
-
-/// Columns `48 panel ..` of `y = x wᵀ + bias` for rows packed by [`pack_rows`] and one panel of weights.
-///
-/// # Safety
-/// The processor must have AVX-512 BF16; `y` is `[m, n]` and no other task writes these columns.
-#[cfg(target_arch = "x86_64")]
-#[allow(clippy::too_many_arguments)]
-pub(crate) unsafe fn panel_times_rows(
-    m: usize,
-    pairs: usize,
-    n: usize,
-    panel: usize,
-    weights: &[u32],
-    bias: Option<&[f32]>,
-    y: Shared<f32>,
-    rows: &[u32],
-) {
-    let y = Out::F32(y);
-    // SAFETY: passed on to the caller; with AMX, the system has granted it.
-    unsafe {
-        match crate::cpu::features().amx_bf16 {
-            true => super::amx::panel_times_rows(m, pairs, n, panel, weights, bias, y, rows),
-            false => super::dot::panel_times_rows(m, pairs, n, panel, weights, bias, y, rows),
-        }
+    let (features, shape) = (crate::cpu::features(), [d.m, d.k, d.n]);
+    assert!(features.avx512_bf16 && x.len() == d.m * d.k && y.len() == d.m * d.n, "the processor and the shapes");
+    match features.amx_bf16 {
+        // SAFETY: the system has granted AMX; the shapes are checked above.
+        true => unsafe { panels::made::<Amx>(shape, Rows::F32(x), make, bias, y) },
+        // SAFETY: the processor has AVX-512 BF16; the shapes are checked above.
+        false => unsafe { panels::made::<Dot>(shape, Rows::F32(x), make, bias, y) },
     }
 }
 
@@ -349,7 +289,7 @@ mod tests {
                     let mut y = vec![f32::NAN; m * n];
                     // SAFETY: the processor has AVX-512 BF16; one with AMX as well has taken the other way above.
                     unsafe {
-                        in_bands(m, Rows::F32(&x), &packed, bias, RowsMut::F32(&mut y), crate::matmul::dot::band);
+                        panels::linear::<Dot>(m, Rows::F32(&x), &packed, bias, RowsMut::F32(&mut y));
                     }
                     let bound = 1e-6 * (k as f32 + 8.0);
                     assert!(y.iter().zip(&want).all(|(y, want)| (y - want).abs() < bound), "{d:?}");

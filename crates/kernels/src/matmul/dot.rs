@@ -4,140 +4,60 @@
 //! pair of inputs a tile loads three vectors of weights and broadcasts eight pairs of activations: 24 dot-product
 //! instructions for 11 loads.
 
-use super::bf16::{Out, PANEL, PackedBf16, Rows};
-use crate::buffer::scratch;
+use super::bf16::PANEL;
+use super::panels::{Kernel, Out, Panel};
 use crate::cast;
-use half::bf16;
-use rayon::prelude::*;
 use std::arch::x86_64::*;
 
 /// Rows per tile.
 pub(crate) const ROWS: usize = 8;
-/// Panels of rows that one task multiplies.
-const TASK_ROWS: usize = 32;
-/// Panels of outputs that one task multiplies.
-const TASK_PANELS: usize = 8;
 /// Pairs of inputs after which sums go to memory, so that a weight panel stays in the first-level cache.
 const BLOCK: usize = 128;
-/// Words that the packed rows take.
-pub(super) fn packed_len(m: usize, k: usize) -> usize {
-    m.div_ceil(ROWS) * k.div_ceil(2) * ROWS
-}
 
-/// `y = x wᵀ + bias` for some rows.
-///
-/// # Safety
-/// The processor must have AVX-512 BF16; the caller has checked the shapes.
-pub(super) unsafe fn band(m: usize, x: Rows<'_>, w: &PackedBf16, bias: Option<&[f32]>, y: Out) {
-    let pairs = w.inputs().div_ceil(2);
-    scratch::<u32, _>(packed_len(m, w.inputs()), |packed| {
-        pack_rows(m, w.inputs(), x, packed);
-        let packed = &*packed;
-        let (row_tasks, panels) = (m.div_ceil(ROWS * TASK_ROWS), w.outputs().div_ceil(PANEL));
-        let panel_tasks = panels.div_ceil(TASK_PANELS);
-        (0..row_tasks * panel_tasks).into_par_iter().with_max_len(1).for_each(|task| {
-            let (i, j) = (task % row_tasks * TASK_ROWS, task / row_tasks * TASK_PANELS);
-            for panel in j..(j + TASK_PANELS).min(panels) {
-                let weights = &w.words()[panel * pairs * PANEL..][..pairs * PANEL];
-                let p = Panel { m, pairs, n: w.outputs(), panel, weights, bias, y };
-                // SAFETY: passed on to the caller.
-                unsafe { p.times(packed, i, (i + TASK_ROWS).min(m.div_ceil(ROWS))) };
-            }
-        });
-    });
-}
+/// The instructions. Rows are packed `(panel, pair, row)`.
+pub(super) struct Dot;
 
-/// Columns `48 panel ..` of `y = x wᵀ + bias` for rows packed by [`pack_rows`] and one panel of weights.
-///
-/// # Safety
-/// The processor must have AVX-512 BF16; `y` is `[m, n]` and no other task writes these columns.
-#[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn panel_times_rows(
-    m: usize,
-    pairs: usize,
-    n: usize,
-    panel: usize,
-    weights: &[u32],
-    bias: Option<&[f32]>,
-    y: Out,
-    rows: &[u32],
-) {
-    let p = Panel { m, pairs, n, panel, weights, bias, y };
-    // SAFETY: passed on to the caller.
-    unsafe { p.times(rows, 0, m.div_ceil(ROWS)) }
-}
+impl Kernel for Dot {
+    const ROWS: usize = ROWS;
+    const TASK_ROWS: usize = 32;
+    const PAIRS: usize = 1;
 
-/// Rounds rows to bfloat16 and packs them `(panel, pair, row)`; rows beyond the last are left as they are, their
-/// sums are never stored.
-pub(super) fn pack_rows(m: usize, k: usize, x: Rows<'_>, packed: &mut [u32]) {
-    let pairs = k.div_ceil(2);
-    if pairs == 0 {
-        return;
+    fn place(row: &[u32], r: usize, panel: &mut [u32]) {
+        panel.iter_mut().skip(r).step_by(ROWS).zip(row).for_each(|(to, word)| *to = *word);
     }
-    packed.par_chunks_mut(pairs * ROWS).enumerate().for_each(|(panel, out)| {
-        scratch::<bf16, _>(2 * pairs, |row| {
-            row[2 * pairs - 1] = bf16::ZERO;
-            for r in 0..ROWS.min(m - panel * ROWS) {
-                let at = (panel * ROWS + r) * k;
-                match x {
-                    Rows::F32(x) => cast::f32_to_bf16(&x[at..at + k], &mut row[..k]),
-                    Rows::Bf16(x) => row[..k].copy_from_slice(&x[at..at + k]),
-                }
-                let words: &[[bf16; 2]] = row.as_chunks().0;
-                for (out, pair) in out.iter_mut().skip(r).step_by(ROWS).zip(words) {
-                    *out = pair[0].to_bits() as u32 | (pair[1].to_bits() as u32) << 16;
-                }
-            }
-        });
-    });
-}
 
-/// One panel of outputs and where its products go.
-struct Panel<'a> {
-    m: usize,
-    pairs: usize,
-    n: usize,
-    panel: usize,
-    weights: &'a [u32],
-    bias: Option<&'a [f32]>,
-    y: Out,
-}
-
-impl Panel<'_> {
-    /// Multiplies the row panels `from..to`.
-    ///
-    /// # Safety
-    /// The processor must have AVX-512 BF16.
-    unsafe fn times(&self, packed: &[u32], from: usize, to: usize) {
+    unsafe fn times(p: &Panel<'_>, packed: &[u32], from: usize, to: usize) {
         // a result in bfloat16 cannot hold sums in between
-        let block = if matches!(self.y, Out::F32(_)) { BLOCK } else { self.pairs.max(1) };
+        let block = if matches!(p.y, Out::F32(_)) { BLOCK } else { p.pairs.max(1) };
         let mut start = 0;
         loop {
-            let end = (start + block).min(self.pairs);
+            let end = (start + block).min(p.pairs);
             for i in from..to {
-                let x = &packed[i * self.pairs * ROWS..][start * ROWS..end * ROWS];
-                let w = &self.weights[start * PANEL..end * PANEL];
+                let x = &packed[i * p.pairs * ROWS..][start * ROWS..end * ROWS];
+                let w = &p.weights[start * PANEL..end * PANEL];
                 // SAFETY: passed on to the caller.
                 unsafe {
-                    match (self.m - i * ROWS).min(ROWS) {
-                        1 => self.tile::<1>(i, x, w, start == 0),
-                        2 => self.tile::<2>(i, x, w, start == 0),
-                        3 => self.tile::<3>(i, x, w, start == 0),
-                        4 => self.tile::<4>(i, x, w, start == 0),
-                        5 => self.tile::<5>(i, x, w, start == 0),
-                        6 => self.tile::<6>(i, x, w, start == 0),
-                        7 => self.tile::<7>(i, x, w, start == 0),
-                        _ => self.tile::<8>(i, x, w, start == 0),
+                    match (p.m - i * ROWS).min(ROWS) {
+                        1 => p.tile::<1>(i, x, w, start == 0),
+                        2 => p.tile::<2>(i, x, w, start == 0),
+                        3 => p.tile::<3>(i, x, w, start == 0),
+                        4 => p.tile::<4>(i, x, w, start == 0),
+                        5 => p.tile::<5>(i, x, w, start == 0),
+                        6 => p.tile::<6>(i, x, w, start == 0),
+                        7 => p.tile::<7>(i, x, w, start == 0),
+                        _ => p.tile::<8>(i, x, w, start == 0),
                     }
                 }
             }
-            if end == self.pairs {
+            if end == p.pairs {
                 return;
             }
             start = end;
         }
     }
+}
 
+impl Panel<'_> {
     /// One tile over one block of inputs: starts from the bias if `first`, from the stored sums otherwise.
     ///
     /// # Safety

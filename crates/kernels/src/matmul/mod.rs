@@ -10,13 +10,15 @@ mod dense;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 mod few;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::{DEEP, HIGH, Lines, Tiles, granted};
 pub(crate) use bf16::PANEL;
-pub use bf16::{PackedBf16, Rows, RowsMut, linear_bf16, linear_bf16_scalar};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use bf16::{pack_rows, packed_len, panel_times_rows};
+pub(crate) use bf16::linear_made;
+pub use bf16::{PackedBf16, Rows, RowsMut, linear_bf16, linear_bf16_scalar};
 pub(crate) use dense::{columns, tile_tn};
 pub use dense::{linear_f32, matmul_f32, matmul_nt_f32, matmul_scalar, matmul_tn_f32};
 #[cfg(target_arch = "x86_64")]

@@ -290,25 +290,14 @@ impl PackedGrid {
     /// Decodes panels of outputs to bfloat16 pairs and multiplies them.
     #[cfg(target_arch = "x86_64")]
     fn linear_bf16(&self, m: usize, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-        use matmul::{Rows, pack_rows, packed_len, panel_times_rows};
         let (k, n) = (self.inputs, self.outputs);
-        let pairs = k.div_ceil(2);
-        scratch::<u32, _>(packed_len(m, k), |rows| {
-            pack_rows(m, k, Rows::F32(x), rows);
-            let (rows, y) = (&*rows, Shared::new(y));
-            (0..n.div_ceil(PANEL)).into_par_iter().with_max_len(1).for_each(|panel| {
-                scratch::<u32, _>(pairs * PANEL, |weights| {
-                    let parts = (n - panel * PANEL).min(PANEL).div_ceil(LANES);
-                    for part in 0..PANEL / LANES {
-                        if part < parts {
-                            decode::pairs(self, panel * (PANEL / LANES) + part, &mut weights[part * LANES..]);
-                        }
-                    }
-                    // SAFETY: the processor has AVX-512 BF16; panels of outputs do not overlap.
-                    unsafe { panel_times_rows(m, pairs, n, panel, weights, bias, y, rows) };
-                });
-            });
-        });
+        let make = |panel: usize, weights: &mut [u32]| {
+            let parts = (n - panel * PANEL).min(PANEL).div_ceil(LANES);
+            for part in 0..parts {
+                decode::pairs(self, panel * (PANEL / LANES) + part, &mut weights[part * LANES..]);
+            }
+        };
+        matmul::linear_made(Dims { m, k, n }, x, make, bias, y);
     }
 }
 
