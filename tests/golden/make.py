@@ -7,8 +7,8 @@ Weights are not stored. They come from a generator that the files name, the same
 `n = u1 + u2 + u3 + u4 - 2` in double precision; a value is `0.25 n`, or `1 + 0.1 n` for gains of norms (but not for
 Gemma's, which are stored minus one). Parameters are filled in the order of their names, row by row, starting from `seed`.
 
-Each model is written as a directory, read back by `from_pretrained` in single precision, and run with eager attention.
-Made with transformers 5.23.0 and torch on a CPU.
+Each model is written as a directory, read back by `from_pretrained` in single precision, and run with eager attention. Of
+encoders the last hidden states are kept. Each file names the version of transformers that it was made with.
 """
 
 import json
@@ -34,7 +34,16 @@ SMALL = dict(vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_lay
 GROUPED = SMALL | dict(num_key_value_heads=2)
 DEFAULT = dict(rope_type="default", rope_theta=10000.0)
 
-# name -> (configuration class, model class, settings, what to change in config.json and in the names of tensors)
+# Tokens that positions are not counted for are not among the inputs.
+PADDED = SMALL | dict(max_position_embeddings=24, pad_token_id=1)
+LOCAL = SMALL | dict(
+    num_hidden_layers=4,
+    local_attention=7,
+    **{f"{name}_token_id": 0 for name in ["pad", "bos", "eos", "cls", "sep"]},
+)
+
+# name -> (configuration class, model class, settings, what to change in config.json and in the names of tensors, and what
+# to change in the configuration that is kept: the words of another implementation, which transformers does not read)
 CASES = {
     "llama": ("Llama", "CausalLM", GROUPED | dict(head_dim=12)),
     "llama-bias-tied": (
@@ -280,6 +289,79 @@ CASES = {
     ),
     "bert": ("Bert", "BertModel", SMALL | dict(max_position_embeddings=24)),
     "bert-masked-lm": ("Bert", "BertForMaskedLM", SMALL | dict(max_position_embeddings=24)),
+    "roberta": ("Roberta", "RobertaModel", PADDED | dict(type_vocab_size=1)),
+    "roberta-xlm": ("XLMRoberta", "XLMRobertaModel", PADDED | dict(type_vocab_size=1, layer_norm_eps=1e-5)),
+    "roberta-camembert": ("Camembert", "CamembertModel", PADDED),
+    "roberta-masked-lm": ("Roberta", "RobertaForMaskedLM", PADDED | dict(type_vocab_size=1)),
+    "distilbert": (
+        "DistilBert",
+        "DistilBertModel",
+        dict(vocab_size=40, dim=32, hidden_dim=48, n_layers=2, n_heads=4, max_position_embeddings=24),
+    ),
+    "mpnet": ("MPNet", "MPNetModel", PADDED),
+    "modernbert": ("ModernBert", "ModernBertModel", LOCAL),
+    "modernbert-biases": (
+        "ModernBert",
+        "ModernBertForMaskedLM",
+        LOCAL
+        | dict(
+            attention_bias=True,
+            mlp_bias=True,
+            norm_bias=True,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        ),
+    ),
+    "modernbert-old-keys": (
+        "ModernBert",
+        "ModernBertModel",
+        LOCAL,
+        dict(
+            layer_types=None,
+            rope_parameters=None,
+            global_rope_theta=900.0,
+            local_rope_theta=70.0,
+            local_attention=6,
+            global_attn_every_n_layers=2,
+        ),
+    ),
+    "nomic_bert": ("NomicBert", "NomicBertModel", SMALL | dict(max_position_embeddings=24)),
+    "nomic_bert-old-keys": (
+        "NomicBert",
+        "NomicBertModel",
+        SMALL | dict(max_position_embeddings=24),
+        {},
+        None,
+        dict(
+            hidden_size=None,
+            num_hidden_layers=None,
+            num_attention_heads=None,
+            intermediate_size=None,
+            max_position_embeddings=None,
+            layer_norm_eps=None,
+            hidden_act=None,
+            head_dim=None,
+            rope_parameters=None,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_inner=48,
+            n_positions=24,
+            layer_norm_epsilon=1e-12,
+            activation_function="swiglu",
+            prenorm=False,
+            parallel_block=False,
+            use_rms_norm=False,
+            causal=False,
+            qkv_proj_bias=False,
+            mlp_fc1_bias=False,
+            mlp_fc2_bias=False,
+            rotary_emb_base=1000,
+            rotary_emb_fraction=1.0,
+            rotary_emb_interleaved=False,
+            rotary_emb_scale_base=None,
+            rotary_scaling_factor=None,
+        ),
+    ),
 }
 
 
@@ -295,11 +377,17 @@ def stream(seed):
 
 
 def is_gain_near_one(name, kind):
-    is_norm = re.search(r"norm|ln_|LayerNorm", name) and name.endswith(".weight")
+    is_norm = re.search(r"norm|ln_|_ln\b|LayerNorm", name) and name.endswith(".weight")
     return bool(is_norm) and not kind.startswith("Gemma")
 
 
-def make(name, kind, model_name, settings, change=None, rename=None):
+def changed(config, change):
+    """A configuration with other values; those that are none are taken out."""
+    gone = {key for key, value in change.items() if value is None}
+    return {key: value for key, value in (config | change).items() if key not in gone}
+
+
+def make(name, kind, model_name, settings, change=None, rename=None, kept=None):
     if model_name == "CausalLM":
         model_name = f"{kind}ForCausalLM"
     config = getattr(transformers, f"{kind}Config")(**settings)
@@ -309,9 +397,7 @@ def make(name, kind, model_name, settings, change=None, rename=None):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         model_class(config).to(torch.float32).save_pretrained(folder)
-        written = json.loads((folder / "config.json").read_text())
-        for key, value in (change or {}).items():
-            written.pop(key, None) if value is None else written.update({key: value})
+        written = changed(json.loads((folder / "config.json").read_text()), change or {})
         (folder / "config.json").write_text(json.dumps(written))
         with safe_open(folder / "model.safetensors", "pt") as file:
             shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
@@ -331,12 +417,17 @@ def make(name, kind, model_name, settings, change=None, rename=None):
             folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
         )
         assert not info["missing_keys"] and not info["unexpected_keys"], info
+        is_encoder = not model.can_generate()
         ids = [(7 * i * i + 3 * i + number) % 40 for i in range(14)]
+        if is_encoder and kind != "Bert":
+            # Padding would not be counted.
+            ids = [3 + id % 37 for id in ids]
         with torch.no_grad():
-            output = model.eval()(torch.tensor([ids]), output_hidden_states=True)
-    key, values = ("last_hidden_state", output.hidden_states[-1]) if kind == "Bert" else ("logits", output.logits)
+            encoder = model.eval().base_model if is_encoder else model.eval()
+            output = encoder(torch.tensor([ids]))
+    key, values = ("last_hidden_state", output.last_hidden_state) if is_encoder else ("logits", output.logits)
     values = values[0].to(torch.float32).contiguous()
-    fixture = dict(name=name, config=written, seed=seed, parameters=parameters, input_ids=ids)
+    fixture = dict(name=name, config=changed(written, kept or {}), seed=seed, parameters=parameters, input_ids=ids)
     fixture[key] = dict(dtype="F32", shape=list(values.shape), data_hex=values.numpy().tobytes().hex())
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in fixture.items())
     head = f'"producer": "transformers {transformers.__version__}",\n"generator": {json.dumps(GENERATOR)},\n'

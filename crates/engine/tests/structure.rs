@@ -37,8 +37,7 @@ const RECIPES: [(&str, &str); 8] = [
 fn logits(checkpoint: &Checkpoint) -> Option<Vec<f32>> {
     let model = Resident::load(checkpoint, Compute::F32).unwrap();
     let ids: Vec<u32> = (0..9).map(|n| n * 5 % checkpoint.model().vocabulary.min(40) as u32).collect();
-    let head = checkpoint.model().stages.iter().any(|stage| matches!(stage, Stage::Head(_)));
-    let logits = if head { model.logits(&ids) } else { model.hidden(&ids) };
+    let logits = if checkpoint.model().has_logits() { model.logits(&ids) } else { model.hidden(&ids) };
     let logits: Vec<f32> = logits.unwrap().flatten_all().unwrap().to_vec1().unwrap();
     logits.iter().all(|x| x.is_finite()).then_some(logits)
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use brevity_model::{
-    Config, Dtype, Form, LoadError, Model, Site, Slot, Source, Stage, Stages, Tensors, View, Weight, build, build_loose,
+    Config, Dtype, Form, LoadError, Model, Place, Role, Site, Slot, Source, Stage, Stages, Tensors, View, Weight,
+    build, build_loose,
 };
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
@@ -135,6 +136,10 @@ impl Checkpoint {
         let (container, format) = wrap(files, &config, &folder)?;
         let tensors = Named(&*container);
         let mut model = like.try_map(|mut site, slot, source| {
+            // Blocks read the table of the embedding.
+            if site.role == Role::AttnRelative {
+                site = Site::new(Place::Embed, Role::Relative);
+            }
             // As the output calls them, where blocks have moved up.
             site.place = Renumber::moved(numbers, site.place);
             let renamed = numbers.and_then(|numbers| numbers.name(&source.tensor));

@@ -127,8 +127,11 @@ pub fn laid(model: &Model<Source>, forms: &Model<Form>) -> Result<Model<Source>,
             }
         }
     }
-    let taken = |site, slot, _: &Form| {
-        Ok::<_, Infallible>(laid.remove(&(site, slot)).expect("every weight is a part of a tensor"))
+    // Blocks read the table of the embedding.
+    let shared = laid.get(&(Site::new(Place::Embed, Role::Relative), Slot::Weight)).cloned();
+    let taken = |site: Site, slot, _: &Form| {
+        let source = if site.role == Role::AttnRelative { shared.clone() } else { laid.remove(&(site, slot)) };
+        Ok::<_, Infallible>(source.expect("every weight is a part of a tensor"))
     };
     Ok(forms.try_map(taken).unwrap_or_else(|never| match never {}))
 }

@@ -21,8 +21,8 @@
 //!             Rows::{F32(&[f32]), Bf16(&[bf16])}   RowsMut::{F32(&mut [f32]), Bf16(&mut [bf16])}
 //!             linear_bf16(m, Rows, &PackedBf16, bias: Option<&[f32]>, RowsMut)   bf16 operands, f32 sums
 //!
-//! attention   Reach::{Causal, Both, Window(n)}
-//!             Spec { kv_of: &[u16], kv_heads, qk_dim, v_dim, scale, reach, softcap: Option<f32> }
+//! attention   Reach::{Causal, Both, Window(n), Around(n)}   Bias { values [heads, 2 reach + 1], reach }
+//!             Spec { kv_of: &[u16], kv_heads, qk_dim, v_dim, scale, reach, softcap: Option<f32>, bias: Option<Bias> }
 //!             Tokens { batch, queries, keys, key_lengths: Option<&[usize]> }     queries are the last positions
 //!             attend(&Spec, &Tokens, q, k, v, out)         f32        [batch, tokens, heads * dim] everywhere
 //!             attend_bf16(&Spec, &Tokens, q, k, v, out)    f32 rows, bf16 products, f32 sums

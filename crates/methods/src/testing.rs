@@ -70,8 +70,18 @@ pub(crate) fn attention(
         k_norm: None,
         after: None,
         sum: None,
+        relative: None,
         shortcut: None,
-        heads: Heads { kv_of, qk_dim: dim, v_dim: dim, scale, rope, reach: Reach::Causal, softcap: None },
+        heads: Heads {
+            kv_of,
+            qk_dim: dim,
+            v_dim: dim,
+            scale,
+            rope,
+            reach: Reach::Causal,
+            softcap: None,
+            relative: None,
+        },
     }
 }
 

@@ -105,6 +105,7 @@ fn block(rope: Option<RopeStyle>, bias: bool, product: bool) -> Block<Weight> {
         rope,
         reach: Reach::Causal,
         softcap: None,
+        relative: None,
     };
     let attn = Attention {
         before: norm(bias),
@@ -116,6 +117,7 @@ fn block(rope: Option<RopeStyle>, bias: bool, product: bool) -> Block<Weight> {
         k_norm: None,
         after: None,
         sum: None,
+        relative: None,
         shortcut: None,
         heads,
     };

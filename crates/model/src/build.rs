@@ -115,13 +115,14 @@ impl Builder<'_> {
         };
         let embed = self.embed()?;
         let [vocabulary, width] = embed.tokens.weight.form.shape();
+        let positions = embed.positions.as_ref().map(|table| table.form.shape()[0]);
         let mut stages = vec![Stage::Embed(embed)];
         for n in 0..blocks {
             let record = records.as_ref().map(|records| &records[n]);
             let heads = record.and_then(|record| record.heads.as_ref());
             let layer = match heads {
                 Some(heads) => {
-                    let windowed = matches!(heads.reach, Reach::Window(_));
+                    let windowed = matches!(heads.reach, Reach::Window(_) | Reach::Around(_));
                     Layer { reach: heads.reach, windowed, rotated: heads.rotated, heads: Some(heads) }
                 }
                 None => Layer { reach: reaches[n], windowed: windowed[n], rotated: rotated[n], heads: None },
@@ -141,6 +142,9 @@ impl Builder<'_> {
         let left = names.into_iter().filter(|name| !self.claimed.contains(name));
         stages.extend(loose::stages(self.tensors, left.collect()));
         let context = self.look.key(&keys.context).map(|context| context.count()).transpose()?;
+        // Some configurations count the rows of the table that are skipped.
+        let known = positions.map(|rows| rows.saturating_sub(d.embed.position_offset));
+        let context = context.map(|context| known.map_or(context, |known| known.min(context)));
         let block_name = Some(format!("{}{}", self.prefix, d.block));
         Ok(Model { name: d.name.clone(), hidden, vocabulary, context, block_name, stages })
     }
@@ -164,12 +168,20 @@ impl Builder<'_> {
         };
         let positions = table(Role::Positions, &names.positions)?;
         let types = table(Role::Types, &names.types)?;
+        let relative = names.relative.as_ref().map(|rule| self.relative(rule)).transpose()?;
         let norm = self.block_norm(Place::Embed, Role::EmbedNorm, prefix.trim_end_matches('.'), &names.norm)?;
         let scale = match names.scale {
             Some(EmbedScale::SqrtHidden) => (self.hidden as f32).sqrt(),
             None => 1.0,
         };
-        Ok(Embed { tokens, positions, position_offset: names.position_offset, types, project, norm, scale })
+        Ok(Embed { tokens, positions, position_offset: names.position_offset, types, relative, project, norm, scale })
+    }
+
+    /// The table of what all blocks add to their scores. It lies where the embedding has it, whoever asks.
+    fn relative(&mut self, rule: &description::RelativeRule) -> Result<Source, Error> {
+        let site = Site::new(Place::Embed, Role::Relative);
+        let name = format!("{}{}.weight", self.prefix, rule.tensor);
+        self.must(&site, Slot::Weight, &name, View::whole())
     }
 
     fn block(&mut self, n: usize, layer: &Layer<'_>, dropped: &[Sublayer]) -> Result<Block<Source>, Error> {
@@ -192,25 +204,28 @@ impl Builder<'_> {
         let norm = self.block_norm(Place::Head, Role::HeadNorm, &under, &names.norm)?;
         let expected = [Some(width), Some(self.hidden)];
         let project = self.projection(site(Role::HeadProject), &names.project, expected)?;
-        let out = if self.is_tied(names)? {
-            self.claimed.insert(format!("{}.weight", names.out));
-            None
-        } else {
-            Some(self.linear(site(Role::Out), &names.out, View::whole(), [Some(vocabulary), Some(width)])?)
+        let out = match &names.out {
+            None => None,
+            Some(out) if self.is_tied(out, names.tied)? => {
+                self.claimed.insert(format!("{out}.weight"));
+                None
+            }
+            Some(out) => Some(self.linear(site(Role::Out), out, View::whole(), [Some(vocabulary), Some(width)])?),
         };
-        Ok(Head { norm, project, out, softcap: softcap(&self.look, &names.softcap)? })
+        let softcap = softcap(&self.look, &names.softcap)?;
+        Ok(Head { norm, project, out, logits: names.out.is_some(), softcap })
     }
 
     /// Whether the token table is the output table too: if the configuration says so, or if it says nothing and
     /// either the architecture has it that way or there is no output table.
-    fn is_tied(&self, names: &description::HeadNames) -> Result<bool, Error> {
+    fn is_tied(&self, out: &str, usually: bool) -> Result<bool, Error> {
         let key = &self.d.keys.tied;
         if let Some(value) = self.look.config.get(key).filter(|value| !value.is_null()) {
             return Found { key: key.clone(), value: value.clone() }.flag();
         }
         let site = Site::new(Place::Head, Role::Out);
-        let name = format!("{}.weight", names.out);
-        Ok(names.tied || self.tensors.source(&site, Slot::Weight, &name, View::whole()).is_none())
+        let name = format!("{out}.weight");
+        Ok(usually || self.tensors.source(&site, Slot::Weight, &name, View::whole()).is_none())
     }
 }
 

@@ -101,11 +101,20 @@ pub(crate) struct EmbedNames {
     #[serde(default)]
     pub types: Option<String>,
     #[serde(default)]
+    pub relative: Option<RelativeRule>,
+    #[serde(default)]
     pub project: Option<String>,
     #[serde(default)]
     pub norm: Option<String>,
     #[serde(default)]
     pub scale: Option<EmbedScale>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RelativeRule {
+    pub tensor: String,
+    pub distance: usize,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -119,6 +128,8 @@ pub(crate) enum EmbedScale {
 pub(crate) struct AttnNames {
     #[serde(default)]
     pub before: Option<String>,
+    #[serde(default)]
+    pub before_from: usize,
     #[serde(default)]
     pub after: Option<String>,
     #[serde(default)]
@@ -202,6 +213,7 @@ pub(crate) enum WindowWhere {
     Unrotated,
     From(Setting),
     NotEvery(Setting),
+    NotFirstOf(Setting),
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -274,7 +286,8 @@ pub(crate) struct HeadNames {
     pub norm: Option<String>,
     #[serde(default)]
     pub project: Option<String>,
-    pub out: String,
+    #[serde(default)]
+    pub out: Option<String>,
     #[serde(default)]
     pub tied: bool,
     #[serde(default)]

@@ -32,9 +32,11 @@ pub(crate) fn reaches(look: &Lookup<'_>, windowed: &[bool]) -> Result<Vec<Reach>
         ReachRule::Both => Reach::Both,
     };
     let rule = look.description.attn.window.as_ref().filter(|_| windowed.contains(&true));
-    let window = match rule.and_then(|rule| look.setting(&rule.size)) {
-        Some(size) => Reach::Window(size.positive()?),
-        None => whole,
+    let window = match (rule.and_then(|rule| look.setting(&rule.size)), whole) {
+        // Half of it on either side, rounded down, and the query's own key between.
+        (Some(size), Reach::Both) => Reach::Around(size.positive()? / 2),
+        (Some(size), _) => Reach::Window(size.positive()?),
+        (None, _) => whole,
     };
     Ok(windowed.iter().map(|&windowed| if windowed { window } else { whole }).collect())
 }
@@ -60,6 +62,10 @@ pub(crate) fn windowed(look: &Lookup<'_>, rule: &WindowRule, rotated: &[bool]) -
         WindowWhere::NotEvery(every) => {
             let every = look.needed_setting(every)?.positive()?;
             (1..=blocks).map(|n: usize| !n.is_multiple_of(every)).collect()
+        }
+        WindowWhere::NotFirstOf(every) => {
+            let every = look.needed_setting(every)?.positive()?;
+            (0..blocks).map(|n: usize| !n.is_multiple_of(every)).collect()
         }
     })
 }

@@ -60,8 +60,8 @@ pub use structure::{BlockRecord, HeadsRecord, STRUCTURE, StreamRecord, Sublayer,
 pub use tap::Tap;
 pub use train::Train;
 pub use tree::{
-    Activation, Attention, Block, Embed, Head, Heads, Linear, LongRope, Loose, Mlp, Model, Norm, NormKind, Reach, Rope,
-    RopeStyle, Stage,
+    Activation, Attention, Block, Embed, Head, Heads, Linear, LongRope, Loose, Mlp, Model, Norm, NormKind, Reach,
+    Relative, Rope, RopeStyle, Stage,
 };
 
 /// A weight: an expression over coded matrices.

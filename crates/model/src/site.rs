@@ -69,6 +69,8 @@ roles! {
     Positions = "positions",
     /// The table of token types, `[types, hidden]`.
     Types = "types",
+    /// What is added to scores for how far a key is from its query, `[buckets, heads]`.
+    Relative = "relative",
     /// The norm of the embedding.
     EmbedNorm = "norm",
     /// From the width of the token table to the width of the blocks.
@@ -79,6 +81,8 @@ roles! {
     AttnAfter = "attn.after",
     /// The norm of the sum behind attention.
     AttnSum = "attn.sum",
+    /// The table of the embedding that attention adds to its scores.
+    AttnRelative = "attn.relative",
     /// Queries, `[heads * qk_dim, hidden]`.
     Q = "attn.q",
     /// Keys, `[kv heads * qk_dim, hidden]`.

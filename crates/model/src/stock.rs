@@ -153,6 +153,15 @@ fn stock(config: &Config, model: &Model<[usize; 2]>) -> Option<Config> {
     if count != known && d.attn.heads_divide && !model.hidden.is_multiple_of(count) {
         return None;
     }
+    // Readers have a column of the table of relative positions for each head, and norms where the architecture has them.
+    let whole =
+        |heads: &Heads| heads.relative.as_ref().is_none_or(|read| read.columns.iter().copied().eq(0..known as u16));
+    let normed = |(n, (attn, _)): (usize, &Both<'_>)| {
+        attn.before.is_some() == (d.attn.before.is_some() && n >= d.attn.before_from)
+    };
+    if !parts.iter().all(|(attn, _)| whole(&attn.heads)) || !parts.iter().enumerate().all(normed) {
+        return None;
+    }
     put(&mut new, &d.keys.heads, count, known);
     let kv = look.key(&d.keys.kv_heads).and_then(|found| found.count().ok());
     if kv.is_some() || heads.kv() != count {

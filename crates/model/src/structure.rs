@@ -80,6 +80,9 @@ pub struct HeadsRecord {
     /// The frequencies that the pairs of each key/value head turn with, by their numbers, if some are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pairs: Option<Vec<u16>>,
+    /// For each query head, its column of the table of relative positions, if the model has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relative: Option<Vec<u16>>,
 }
 
 impl Sublayer {
@@ -101,6 +104,9 @@ impl HeadsRecord {
         if let Some(rope) = &mut heads.rope {
             rope.pairs = self.pairs.clone();
         }
+        if let (Some(relative), Some(columns)) = (&mut heads.relative, &self.relative) {
+            relative.columns = columns.clone();
+        }
     }
 
     /// The record of heads.
@@ -113,6 +119,7 @@ impl HeadsRecord {
             reach: heads.reach,
             rotated: heads.rope.is_some(),
             pairs: heads.rope.as_ref().and_then(|rope| rope.pairs.clone()),
+            relative: heads.relative.as_ref().map(|relative| relative.columns.clone()),
         }
     }
 }
@@ -186,6 +193,7 @@ mod tests {
             reach: Reach::Window(7),
             rotated: true,
             pairs: Some(vec![0, 2, 4, 1, 2, 3]),
+            relative: Some(vec![2, 0, 5]),
         };
         let records = vec![
             BlockRecord { heads: Some(heads), dropped: vec![] },

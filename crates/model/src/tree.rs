@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::structure::Sublayer;
 
-/// A model: an embedding, blocks of attention and MLP, and a head. Encoders have no head.
+/// A model: an embedding, blocks of attention and MLP, and a head. Encoders have none, or one that is a norm alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model<W> {
     /// The architecture, as the description names it: `llama`.
@@ -97,6 +97,9 @@ pub struct Embed<W> {
     pub position_offset: usize,
     /// Token types, `[types, hidden]`; type 0 is used.
     pub types: Option<W>,
+    /// What all blocks add to their scores for how far a key is from its query, `[buckets, heads]`. It is written here; blocks
+    /// have it too, in [`Attention::relative`].
+    pub relative: Option<W>,
     /// From the width of the table to the width of the blocks.
     pub project: Option<Linear<W>>,
     /// Behind the sum.
@@ -153,6 +156,9 @@ pub struct Attention<W> {
     pub after: Option<Norm<W>>,
     /// Of the sum of residual stream and what attention returns.
     pub sum: Option<Norm<W>>,
+    /// What is added to the scores, `[buckets, heads]`: the table of the embedding once more, so that a block can be run by
+    /// itself. [`Stage::weights`] leaves it out: it is counted and written there.
+    pub relative: Option<W>,
     /// What the residual stream is multiplied with on its way past, `[hidden, hidden]`; without one it passes as it is. A
     /// block whose parts stand side by side has one at most.
     pub shortcut: Option<W>,
@@ -177,6 +183,17 @@ pub struct Heads {
     pub reach: Reach,
     /// Scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// How [`Attention::relative`] is read, if there is one.
+    pub relative: Option<Relative>,
+}
+
+/// How a table of what is added to scores is read: its rows are buckets of distances, in both directions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Relative {
+    /// For each query head, its column of the table.
+    pub columns: Vec<u16>,
+    /// From this distance on, all keys on one side are in one bucket.
+    pub distance: usize,
 }
 
 impl Heads {
@@ -255,6 +272,8 @@ pub enum Reach {
     Both,
     /// Its own position and so many before that the window holds `n` keys.
     Window(usize),
+    /// Its own position and `n` on either side.
+    Around(usize),
 }
 
 /// The MLP with its norms; gated if it has a gate.
@@ -285,8 +304,10 @@ pub struct Head<W> {
     pub norm: Option<Norm<W>>,
     /// From the width of the blocks to the width of the output table.
     pub project: Option<Linear<W>>,
-    /// The output table, `[vocabulary, width]`; `None` if it is the token table.
+    /// The output table, `[vocabulary, width]`; `None` if it is the token table, or if there are no logits.
     pub out: Option<Linear<W>>,
+    /// Whether there are logits. The head of an encoder is its last norm alone.
+    pub logits: bool,
     /// Logits become `cap * tanh(logit / cap)`.
     pub softcap: Option<f32>,
 }

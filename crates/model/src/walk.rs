@@ -60,6 +60,7 @@ impl<W> Embed<W> {
             positions: self.positions.as_ref().map(|w| f(Role::Positions, Slot::Weight, w)).transpose()?,
             position_offset: self.position_offset,
             types: self.types.as_ref().map(|w| f(Role::Types, Slot::Weight, w)).transpose()?,
+            relative: self.relative.as_ref().map(|w| f(Role::Relative, Slot::Weight, w)).transpose()?,
             project: part!(self.project, Role::EmbedProject, f),
             norm: part!(self.norm, Role::EmbedNorm, f),
             scale: self.scale,
@@ -70,6 +71,7 @@ impl<W> Embed<W> {
         self.tokens.each_mut(Role::Tokens, f)?;
         self.positions.iter_mut().try_for_each(|w| f(Role::Positions, Slot::Weight, w))?;
         self.types.iter_mut().try_for_each(|w| f(Role::Types, Slot::Weight, w))?;
+        self.relative.iter_mut().try_for_each(|w| f(Role::Relative, Slot::Weight, w))?;
         visit!(self.project, Role::EmbedProject, f);
         visit!(self.norm, Role::EmbedNorm, f);
         Ok(())
@@ -88,6 +90,7 @@ impl<W> Attention<W> {
             k_norm: part!(self.k_norm, Role::KNorm, f),
             after: part!(self.after, Role::AttnAfter, f),
             sum: part!(self.sum, Role::AttnSum, f),
+            relative: self.relative.as_ref().map(|w| f(Role::AttnRelative, Slot::Weight, w)).transpose()?,
             shortcut: self.shortcut.as_ref().map(|w| f(Role::AttnShortcut, Slot::Weight, w)).transpose()?,
             heads: self.heads.clone(),
         })
@@ -103,6 +106,7 @@ impl<W> Attention<W> {
         visit!(self.k_norm, Role::KNorm, f);
         visit!(self.after, Role::AttnAfter, f);
         visit!(self.sum, Role::AttnSum, f);
+        self.relative.iter_mut().try_for_each(|w| f(Role::AttnRelative, Slot::Weight, w))?;
         self.shortcut.iter_mut().try_for_each(|w| f(Role::AttnShortcut, Slot::Weight, w))
     }
 }
@@ -138,6 +142,7 @@ impl<W> Head<W> {
             norm: part!(self.norm, Role::HeadNorm, f),
             project: part!(self.project, Role::HeadProject, f),
             out: part!(self.out, Role::Out, f),
+            logits: self.logits,
             softcap: self.softcap,
         })
     }
@@ -194,7 +199,8 @@ impl<W> Stage<W> {
         }
     }
 
-    /// Every weight with its role and slot, in the order of [`Stage::try_map`].
+    /// Every weight with its role and slot, in the order of [`Stage::try_map`], but for what the blocks only share:
+    /// [`Attention::relative`], which is the embedding's.
     pub fn weights(&self) -> Vec<(Role, Slot, &W)> {
         // One walk serves all: collect addresses in order, with the tree borrowed for as long as they live.
         fn linear<'a, W>(role: Role, part: &'a Linear<W>, into: &mut Vec<(Role, Slot, &'a W)>) {
@@ -214,6 +220,7 @@ impl<W> Stage<W> {
                 linear(Role::Tokens, &embed.tokens, into);
                 into.extend(embed.positions.iter().map(|w| (Role::Positions, Slot::Weight, w)));
                 into.extend(embed.types.iter().map(|w| (Role::Types, Slot::Weight, w)));
+                into.extend(embed.relative.iter().map(|w| (Role::Relative, Slot::Weight, w)));
                 embed.project.iter().for_each(|part| linear(Role::EmbedProject, part, into));
                 norm(Role::EmbedNorm, &embed.norm, into);
             }
@@ -305,7 +312,12 @@ impl<W> Model<W> {
 
     /// Whether the logits come from the token table.
     pub fn is_tied(&self) -> bool {
-        self.stages.iter().any(|stage| matches!(stage, Stage::Head(Head { out: None, .. })))
+        self.stages.iter().any(|stage| matches!(stage, Stage::Head(Head { out: None, logits: true, .. })))
+    }
+
+    /// Whether there are logits: encoders return hidden states.
+    pub fn has_logits(&self) -> bool {
+        self.stages.iter().any(|stage| matches!(stage, Stage::Head(Head { logits: true, .. })))
     }
 
     /// The same model over other weights; `f` gets site, slot and weight.

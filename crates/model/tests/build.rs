@@ -280,6 +280,10 @@ fn flags_that_are_not_implemented_are_refused() {
         ("bert", "position_embedding_type", json!("relative_key")),
         ("gpt2", "scale_attn_by_inverse_layer_idx", json!(true)),
         ("opt", "layer_norm_elementwise_affine", json!(false)),
+        ("roberta", "pad_token_id", json!(0)),
+        ("mpnet", "relative_attention_num_buckets", json!(64)),
+        ("nomic_bert", "activation_function", json!("gelu")),
+        ("nomic_bert", "rotary_scaling_factor", json!(2.0)),
     ] {
         let (mut config, names) = llama();
         config.set("model_type", model_type.into());

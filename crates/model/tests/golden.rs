@@ -22,6 +22,11 @@ impl Tensors for Names {
 
 /// The model of a golden file: `llama`, `gpt_neo`.
 fn golden(name: &str) -> Model<Source> {
+    golden_with(name, &[])
+}
+
+/// The same with more vectors of 32.
+fn golden_with(name: &str, more: &[&str]) -> Model<Source> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(format!("{name}.json"));
     let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let config = Config::parse(&file["config"].to_string()).unwrap();
@@ -30,7 +35,8 @@ fn golden(name: &str) -> Model<Source> {
         let shape = if let [rows, columns] = shape[..] { [rows, columns] } else { [1, shape[0]] };
         (parameter["name"].as_str().unwrap().to_owned(), Form::float(shape, Dtype::F32))
     });
-    build(&config, &Names(parameters.collect())).unwrap_or_else(|why| panic!("{name}: {why}"))
+    let more = more.iter().map(|name| ((*name).to_owned(), Form::float([1, 32], Dtype::F32)));
+    build(&config, &Names(parameters.chain(more).collect())).unwrap_or_else(|why| panic!("{name}: {why}"))
 }
 
 fn golden_names() -> Vec<String> {
@@ -83,7 +89,16 @@ fn only_the_heads_of_encoders_are_loose() {
             .collect();
         match name.as_str() {
             "bert" => assert_eq!(loose, ["pooler.dense.weight", "pooler.dense.bias"]),
+            "roberta" | "roberta-camembert" | "roberta-xlm" | "mpnet" => {
+                assert_eq!(loose, ["pooler.dense.weight", "pooler.dense.bias"]);
+            }
             "bert-masked-lm" => assert!(loose.iter().all(|name| name.starts_with("cls.")) && !loose.is_empty()),
+            "roberta-masked-lm" => {
+                assert!(loose.iter().all(|name| name.starts_with("lm_head.")) && !loose.is_empty());
+            }
+            "modernbert-biases" => {
+                assert_eq!(loose, ["head.dense.weight", "decoder.bias", "head.norm.bias", "head.norm.weight"]);
+            }
             _ => assert_eq!(loose, [""; 0], "{name}"),
         }
     }
@@ -91,7 +106,7 @@ fn only_the_heads_of_encoders_are_loose() {
 
 #[test]
 fn windows_are_where_the_configuration_has_them() {
-    use Reach::{Both, Causal, Window};
+    use Reach::{Around, Both, Causal, Window};
     for (name, expected) in [
         ("llama", vec![Causal; 2]),
         ("bert", vec![Both; 2]),
@@ -107,6 +122,10 @@ fn windows_are_where_the_configuration_has_them() {
         ("smollm3-window", vec![Causal, Window(4), Causal]),
         ("gpt_neo", vec![Causal, Window(4), Window(4)]),
         ("gpt_neo-old-keys", vec![Window(5), Causal]),
+        ("roberta", vec![Both; 2]),
+        ("modernbert", vec![Both, Around(3), Around(3), Both]),
+        ("modernbert-biases", vec![Around(3), Both, Around(3), Both]),
+        ("modernbert-old-keys", vec![Both, Around(3), Both, Around(3)]),
     ] {
         assert_eq!(reaches(name), expected, "{name}");
     }
@@ -133,6 +152,53 @@ fn local_and_global_blocks_rotate_at_their_own_speed() {
             let expected: Vec<f32> = (0..4).map(|i| (base.powf(-(i as f64) / 4.0) / factor) as f32).collect();
             assert_eq!(heads.rope.as_ref().unwrap().inv_freq, expected, "{name}");
         }
+    }
+}
+
+#[test]
+fn the_last_norm_of_an_encoder_makes_no_logits() {
+    for (name, normed) in [("bert", false), ("modernbert", true), ("mpnet", false)] {
+        let model = golden(name);
+        assert!(!model.has_logits() && !model.is_tied(), "{name}");
+        let norm = model.stages.iter().find_map(|stage| match stage {
+            Stage::Head(head) => head.norm.as_ref().filter(|_| head.out.is_none()),
+            _ => None,
+        });
+        assert_eq!(norm.is_some(), normed, "{name}");
+    }
+    assert!(golden("gpt2").has_logits());
+}
+
+#[test]
+fn the_first_block_of_modernbert_has_no_norm_in_front_of_attention() {
+    let normed =
+        |name| blocks(&golden(name)).iter().map(|block| block.attn.as_ref().unwrap().before.is_some()).collect();
+    let normed: Vec<bool> = normed("modernbert");
+    assert_eq!(normed, [false, true, true, true]);
+}
+
+#[test]
+fn a_block_that_moved_to_the_front_keeps_its_norm() {
+    let model = golden_with("modernbert", &["layers.0.attn_norm.weight"]);
+    assert!(blocks(&model)[0].attn.as_ref().unwrap().before.is_some());
+}
+
+#[test]
+fn positions_that_are_skipped_are_not_part_of_the_context() {
+    let context = |name| golden(name).context;
+    assert_eq!(["bert", "opt", "roberta", "mpnet"].map(context), [Some(24), Some(24), Some(22), Some(22)]);
+}
+
+#[test]
+fn the_table_of_distances_is_the_embeddings_and_blocks_read_it() {
+    let model = golden("mpnet");
+    let listed: Vec<String> = model.weights().map(|(site, _, _)| site.to_string()).collect();
+    assert_eq!(listed.iter().filter(|site| site.ends_with("relative")).collect::<Vec<_>>(), ["embed.relative"]);
+    for block in blocks(&model) {
+        let attn = block.attn.as_ref().unwrap();
+        assert_eq!(attn.relative.as_ref().unwrap().tensor, "encoder.relative_attention_bias.weight");
+        let read = attn.heads.relative.as_ref().unwrap();
+        assert_eq!((read.columns.as_slice(), read.distance), (&[0, 1, 2, 3][..], 128));
     }
 }
 

@@ -16,6 +16,7 @@ use crate::applied::Applied;
 use crate::bundle::Bundle;
 use crate::cache::Kv;
 use crate::error::{Error, Result};
+use crate::relative::Added;
 
 /// Runs the parts of a model. It holds the arithmetic, the device, and the tables that layers share.
 #[derive(Debug)]
@@ -266,7 +267,8 @@ impl Forward {
         if let Some(past) = past {
             (k, v) = past.append(&k, &v)?;
         }
-        Ok(ops::attention(&spec(heads, &k), self.compute, &q, &k, &v, lengths)?)
+        let added = self.added(attn)?;
+        Ok(ops::attention(&spec(heads, added.as_ref(), &k), self.compute, &q, &k, &v, lengths)?)
     }
 
     /// The same over a bundle: each segment reads the keys on its way to the root, or those in its cache and its own.
@@ -300,6 +302,7 @@ impl Forward {
             }
             None => Vec::new(),
         };
+        let added = self.added(attn)?;
         let mixed = (0..bundle.segments.len()).into_par_iter().map(|n| {
             let (keys, values) = match seen.get(n) {
                 Some((keys, values)) => (keys.clone(), values.clone()),
@@ -312,9 +315,18 @@ impl Forward {
                     (along(&k)?, along(&v)?)
                 }
             };
-            Ok(ops::attention(&spec(heads, &keys), self.compute, &part(&q, n)?, &keys, &values, None)?)
+            let spec = spec(heads, added.as_ref(), &keys);
+            Ok(ops::attention(&spec, self.compute, &part(&q, n)?, &keys, &values, None)?)
         });
         Ok(Tensor::cat(&mixed.collect::<Result<Vec<_>>>()?, 1)?)
+    }
+
+    /// What is added to the scores of a layer, if anything is.
+    fn added(&self, attn: &Attention<Applied>) -> Result<Option<Added>> {
+        match (&attn.relative, &attn.heads.relative) {
+            (Some(table), Some(read)) => Ok(Some(Added::new(table.table()?, read, &self.device)?)),
+            _ => Ok(None),
+        }
     }
 
     /// Queries, keys and values of rows `[batch, tokens, ..]`, normed and turned.
@@ -432,7 +444,7 @@ fn layout(rope: &Rope) -> Layout {
 }
 
 /// What attention needs to know of heads whose keys are `[batch, tokens, kv_heads * qk_dim]`.
-fn spec<'a>(heads: &'a Heads, k: &Tensor) -> attention::Spec<'a> {
+fn spec<'a>(heads: &'a Heads, added: Option<&'a Added>, k: &Tensor) -> attention::Spec<'a> {
     attention::Spec {
         kv_of: &heads.kv_of,
         kv_heads: k.dims()[2] / heads.qk_dim.max(1),
@@ -443,8 +455,10 @@ fn spec<'a>(heads: &'a Heads, k: &Tensor) -> attention::Spec<'a> {
             Reach::Causal => attention::Reach::Causal,
             Reach::Both => attention::Reach::Both,
             Reach::Window(keys) => attention::Reach::Window(keys),
+            Reach::Around(keys) => attention::Reach::Around(keys),
         },
         softcap: heads.softcap,
+        bias: added.map(Added::bias),
     }
 }
 

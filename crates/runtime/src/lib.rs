@@ -28,6 +28,7 @@ mod generate;
 mod look;
 mod prepare;
 mod read;
+mod relative;
 mod resident;
 mod store;
 mod stream;

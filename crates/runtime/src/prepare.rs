@@ -100,7 +100,9 @@ impl Prepare {
     fn weight(&self, role: &Role, slot: Slot, weight: Weight) -> Result<Applied> {
         match (slot, role) {
             (Slot::Bias, _) => self.vector(&weight),
-            (_, Role::Tokens | Role::Positions | Role::Types) => self.table(weight),
+            (_, Role::Tokens | Role::Positions | Role::Types | Role::Relative | Role::AttnRelative) => {
+                self.table(weight)
+            }
             (_, role) if is_norm(role) => self.vector(&weight),
             _ => self.matrix(weight),
         }

@@ -223,10 +223,12 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// The head of a model, if it has one; without its output table unless logits are wanted.
+    /// The head of a model, if it has one; without its output table unless logits are wanted, and none for them if there are
+    /// none.
     pub(crate) fn load(prepare: &Prepare, stages: &dyn Stages, logits: bool) -> Result<Option<Ready>> {
         let model = stages.model();
-        let Some(at) = model.stages.iter().position(|stage| matches!(stage, Stage::Head(_))) else { return Ok(None) };
+        let wanted = |stage: &Stage<Source>| matches!(stage, Stage::Head(head) if head.logits || !logits);
+        let Some(at) = model.stages.iter().position(wanted) else { return Ok(None) };
         let mut loaded = load(stages, at)?;
         if let Stage::Head(head) = &mut loaded
             && !logits

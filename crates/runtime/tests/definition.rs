@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::cmp::Ordering;
+
 use brevity_model::{
-    Activation, Attention, Block, Floats, Heads, Linear, Mlp, Norm, NormKind, Reach, Rope, RopeStyle, Stage, Weight,
+    Activation, Attention, Block, Floats, Heads, Linear, Mlp, Norm, NormKind, Reach, Relative, Rope, RopeStyle, Stage,
+    Weight,
 };
 use brevity_runtime::{Compute, Forward, Kv, Prepare};
 use candle_core::{Device, Tensor};
@@ -66,10 +69,18 @@ fn attention(attn: &Attention<Weight>, x: &Rows) -> Rows {
         rotate(rope, &mut q, heads.qk_dim);
         rotate(rope, &mut k, heads.qk_dim);
     }
+    let added = attn.relative.as_ref().map(|table| (matrix(table), &heads.relative.as_ref().unwrap().columns));
+    // Of four buckets, at any distance.
+    let bucket = |i: usize, j: usize| match j.cmp(&i) {
+        Ordering::Equal => 0,
+        Ordering::Less => 1,
+        Ordering::Greater => 3,
+    };
     let sees = |i: usize, j: usize| match heads.reach {
         Reach::Causal => j <= i,
         Reach::Both => true,
         Reach::Window(n) => j <= i && i - j < n,
+        Reach::Around(n) => i.abs_diff(j) <= n,
     };
     let mixed = (0..x.len()).map(|i| {
         let one = |(h, kv): (usize, &u16)| -> Vec<f64> {
@@ -77,7 +88,8 @@ fn attention(attn: &Attention<Weight>, x: &Rows) -> Rows {
             let score = |j: usize| -> f64 {
                 let (q, k) = (&q[i][h * heads.qk_dim..][..heads.qk_dim], &k[j][kv * heads.qk_dim..][..heads.qk_dim]);
                 let s = q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>() * f64::from(heads.scale);
-                heads.softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
+                let capped = heads.softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh());
+                capped + added.as_ref().map_or(0.0, |(table, columns)| table[bucket(i, j)][usize::from(columns[h])])
             };
             let weights: Vec<f64> = (0..x.len()).map(|j| if sees(i, j) { score(j).exp() } else { 0.0 }).collect();
             let all: f64 = weights.iter().sum();
@@ -139,8 +151,8 @@ impl Parts {
 
     fn block(&mut self) -> Block<Weight> {
         let (qk_dim, v_dim) = (8, 6);
-        let heads =
-            Heads { kv_of: vec![1, 0, 1], qk_dim, v_dim, scale: 0.4, rope: None, reach: Reach::Causal, softcap: None };
+        let (rope, reach, softcap, relative) = (None, Reach::Causal, None, None);
+        let heads = Heads { kv_of: vec![1, 0, 1], qk_dim, v_dim, scale: 0.4, rope, reach, softcap, relative };
         let attn = Attention {
             before: self.norm(HIDDEN, NormKind::Rms, false),
             q: self.linear(3 * qk_dim, HIDDEN, true),
@@ -151,6 +163,7 @@ impl Parts {
             k_norm: None,
             after: None,
             sum: None,
+            relative: None,
             shortcut: None,
             heads,
         };
@@ -210,6 +223,16 @@ fn blocks() -> Vec<(&'static str, Block<Weight>)> {
         attn.k_norm = parts.norm(16, NormKind::Layer, true);
         mlp.act = Activation::QuickGelu;
     });
+    add("a window to both sides, something added for distances", &mut |parts, attn, _, _| {
+        attn.heads.reach = Reach::Around(3);
+        attn.heads.relative = Some(Relative { columns: vec![2, 0, 3], distance: 2 });
+        attn.relative = Some(parts.linear(4, 4, false).weight);
+    });
+    add("something added for distances to what is before", &mut |parts, attn, _, _| {
+        attn.heads.relative = Some(Relative { columns: vec![0, 0, 1], distance: 5 });
+        attn.heads.softcap = Some(1.5);
+        attn.relative = Some(parts.linear(4, 2, false).weight);
+    });
     add("norms behind, no gate", &mut |parts, attn, mlp, _| {
         attn.before = None;
         attn.after = parts.norm(HIDDEN, NormKind::Rms, false);
@@ -254,7 +277,7 @@ fn a_cache_continues_where_the_tokens_stopped() {
     let tokens = 9;
     let forward = Forward::new(Compute::F32);
     for (name, part) in blocks() {
-        if part.attn.as_ref().unwrap().heads.reach == Reach::Both {
+        if matches!(part.attn.as_ref().unwrap().heads.reach, Reach::Both | Reach::Around(_)) {
             continue;
         }
         let x = Tensor::from_vec(Lcg(78).values(tokens * HIDDEN, false), (1, tokens, HIDDEN), &Device::Cpu).unwrap();

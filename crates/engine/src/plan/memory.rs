@@ -189,7 +189,7 @@ impl Costs<'_> {
         let rate = 2 * gram(self.surveys.coding_rate, hidden)
             + if self.surveys.coding_rate { 8 * (hidden * hidden) as u64 } else { 0 };
         // Hidden states of all trials; at the end the predictions of two versions for one sample, and their logarithms.
-        let head = matches!(self.model.stages[n], Stage::Head(_));
+        let head = matches!(&self.model.stages[n], Stage::Head(head) if head.logits);
         let predicted = if head { 16 * (self.trials.longest * self.model.vocabulary) as u64 } else { 0 };
         // A table that is tied is kept until then.
         let table = if self.trials.all > 0 && self.model.is_tied() { 4 * self.model.vocabulary * hidden } else { 0 };

@@ -25,7 +25,11 @@ impl Lens {
     pub fn load(model: &dyn Stages) -> Result<Lens> {
         let tree = model.model();
         let missing = |what| Error::Run(brevity_runtime::Error::Missing { what });
-        let at = tree.stages.iter().position(|stage| matches!(stage, Stage::Head(_))).ok_or(missing("head"))?;
+        let at = tree
+            .stages
+            .iter()
+            .position(|stage| matches!(stage, Stage::Head(head) if head.logits))
+            .ok_or(missing("head"))?;
         let Stage::Head(Head { norm, project, out, .. }) = load(model, at)? else { return Err(missing("head")) };
         model.release(at);
         let out: Linear<Weight> = match out {

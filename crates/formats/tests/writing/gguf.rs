@@ -77,15 +77,26 @@ fn meaning(model: &Model<Source>) -> Vec<Stage<[usize; 2]>> {
 
 /// The models that no file can hold, and why.
 const REFUSED: &str = "\
+distilbert: no GGUF architecture is known for models of the kind `distilbert`\n\
 gemma2: read back, the scale of scores of `blocks.0` would not be what the model has\n\
 gemma3: read back, the rotary frequencies of `blocks.0` would not be what the model has\n\
 gpt_neo: no GGUF architecture is known for models of the kind `gpt_neo`\n\
 gpt_neo-old-keys: no GGUF architecture is known for models of the kind `gpt_neo`\n\
 gpt_neox: no GGUF architecture is known for models of the kind `gpt_neox`\n\
 gpt_neox-sequential-old-keys: no GGUF architecture is known for models of the kind `gpt_neox`\n\
+modernbert: no GGUF architecture is known for models of the kind `modernbert`\n\
+modernbert-biases: no GGUF architecture is known for models of the kind `modernbert`\n\
+modernbert-old-keys: no GGUF architecture is known for models of the kind `modernbert`\n\
+mpnet: no GGUF architecture is known for models of the kind `mpnet`\n\
+nomic_bert: no GGUF architecture is known for models of the kind `nomic_bert`\n\
+nomic_bert-old-keys: no GGUF architecture is known for models of the kind `nomic_bert`\n\
 olmo2: no GGUF architecture is known for models of the kind `olmo2`\n\
 opt: no GGUF architecture is known for models of the kind `opt`\n\
 opt-projected-norm-after: no GGUF architecture is known for models of the kind `opt`\n\
+roberta: no GGUF architecture is known for models of the kind `roberta`\n\
+roberta-camembert: no GGUF architecture is known for models of the kind `roberta`\n\
+roberta-masked-lm: no GGUF architecture is known for models of the kind `roberta`\n\
+roberta-xlm: no GGUF architecture is known for models of the kind `roberta`\n\
 smollm3: no GGUF architecture is known for models of the kind `smollm3`\n\
 smollm3-window: no GGUF architecture is known for models of the kind `smollm3`";
 
@@ -169,6 +180,7 @@ fn uneven(blocks: &[[usize; 3]]) -> (Model<Source>, Vec<Stage<Weight>>) {
         positions: None,
         position_offset: 0,
         types: None,
+        relative: None,
         project: None,
         norm: None,
         scale: 1.0,
@@ -192,6 +204,7 @@ fn uneven(blocks: &[[usize; 3]]) -> (Model<Source>, Vec<Stage<Weight>>) {
             k_norm: None,
             after: None,
             sum: None,
+            relative: None,
             shortcut: None,
             heads: Heads {
                 kv_of: (0..heads).map(|head| (head * kv / heads) as u16).collect(),
@@ -201,6 +214,7 @@ fn uneven(blocks: &[[usize; 3]]) -> (Model<Source>, Vec<Stage<Weight>>) {
                 rope: Some(Rope { inv_freq, style: RopeStyle::Half, amplitude: 1.0, long: None, pairs: None }),
                 reach: Reach::Causal,
                 softcap: None,
+                relative: None,
             },
         });
         let mlp = (ffn > 0).then(|| Mlp {
@@ -219,6 +233,7 @@ fn uneven(blocks: &[[usize; 3]]) -> (Model<Source>, Vec<Stage<Weight>>) {
         norm: Some(Norm { gain: weight([1, HIDDEN]), bias: None, kind: NormKind::Rms, eps: 1e-5 }),
         project: None,
         out: None,
+        logits: true,
         softcap: None,
     }));
     let sources = stages.iter().map(|stage| {

@@ -76,6 +76,11 @@ fn span_body<const FMA: bool>(p: Span<'_>) {
                     *x = math::tanh::<FMA>(*x / cap) * cap;
                 }
             }
+            if let Some(bias) = s.bias {
+                for (x, j) in scores.iter_mut().zip(from..) {
+                    *x += bias.at(h, t.first() + i, j);
+                }
+            }
             let max = scores.iter().fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m });
             let mut lanes = [0.0f32; LANES];
             for c in scores.chunks_mut(LANES) {

@@ -7,11 +7,12 @@
 //! out[i, h] = Σ_j softmax_j(cap(scale · q[i, h] · k[j, g])) v[j, g]     over the keys j that i may see
 //! ```
 //!
-//! where `cap(s)` is `c tanh(s / c)` if a softcap `c` is set. The sum runs over tiles of keys in order, with a
+//! where `cap(s)` is `c tanh(s / c)` if a softcap `c` is set; a [`Bias`] is added to what it gives. The sum runs over tiles of keys in order, with a
 //! running maximum (Milakov and Gimelshein 2018, arXiv:1805.02867). A query that sees no key gives zeros.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod bias;
 mod decode;
 #[cfg(target_arch = "x86_64")]
 mod dot;
@@ -21,6 +22,7 @@ mod scalar;
 mod tile;
 mod vector;
 
+pub use bias::Bias;
 pub use scalar::attend_scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -37,6 +39,8 @@ pub enum Reach {
     Both,
     /// The last so many positions up to its own, which counts.
     Window(usize),
+    /// Its own position and so many on either side.
+    Around(usize),
 }
 
 /// What one attention layer computes.
@@ -56,6 +60,8 @@ pub struct Spec<'a> {
     pub reach: Reach,
     /// Scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// Added to the scores.
+    pub bias: Option<Bias<'a>>,
 }
 
 /// How many tokens one call is about.
@@ -99,14 +105,22 @@ impl Tokens<'_> {
         self.key_lengths.map_or(self.keys, |l| l[b].min(self.keys))
     }
 
+    /// The position of the first query.
+    fn first(&self) -> usize {
+        self.keys - self.queries
+    }
+
     /// The keys `from..to` that query `i` of sequence `b` sees.
     pub(crate) fn visible(&self, reach: Reach, b: usize, i: usize) -> (usize, usize) {
         let real = self.real_keys(b);
-        let position = self.keys - self.queries + i;
+        let position = self.first() + i;
         match reach {
             Reach::Both => (0, real),
             Reach::Causal => (0, real.min(position + 1)),
             Reach::Window(n) => ((position + 1).saturating_sub(n).min(real), real.min(position + 1)),
+            Reach::Around(n) => {
+                (position.saturating_sub(n).min(real), real.min(position.saturating_add(n).saturating_add(1)))
+            }
         }
     }
 }
@@ -137,6 +151,8 @@ fn head<'a>(s: &Spec<'_>, t: &Tokens<'_>, q: &'a [f32], k: &'a [f32], v: &'a [f3
 fn check(s: &Spec<'_>, t: &Tokens<'_>, q: usize, k: usize, v: usize, out: usize) {
     assert!(s.kv_of.iter().all(|g| (*g as usize) < s.kv_heads), "every query head has its key head");
     assert!(t.queries <= t.keys, "queries are the last of the keys' positions");
+    let biases = |b: &Bias<'_>| b.values.len() == s.kv_of.len() * (2 * b.reach + 1);
+    assert!(s.bias.as_ref().is_none_or(biases), "a number for each head and distance");
     assert!(t.key_lengths.is_none_or(|l| l.len() == t.batch), "one key length per sequence");
     assert_eq!(q, t.batch * t.queries * s.q_width(), "queries have their shape");
     assert_eq!(k, t.batch * t.keys * s.k_width(), "keys have their shape");

@@ -209,6 +209,9 @@ impl Piece<'_> {
                     *x = math::tanh::<true>(*x) * (cap * std::f32::consts::LOG2_E);
                 }
             }
+            if let Some(bias) = s.bias {
+                bias.add(self.h, std::f32::consts::LOG2_E, seen, WIDTH, [count, t.first() + self.first, j]);
+            }
             hide(seen, WIDTH, j as u32, &from, &to);
             scores[keys * WIDTH..whole * WIDTH].fill(HIDDEN);
             weigh(scores, whole / 2, weights, max, total, fade);

@@ -14,7 +14,8 @@ pub fn attend_scalar(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f3
                         .map(|d| at.q[i * at.q_stride + d] as f64 * at.k[j * at.k_stride + d] as f64)
                         .sum();
                     let x = dot * s.scale as f64;
-                    s.softcap.map_or(x, |c| c as f64 * (x / c as f64).tanh())
+                    let capped = s.softcap.map_or(x, |c| c as f64 * (x / c as f64).tanh());
+                    capped + s.bias.map_or(0.0, |bias| bias.at(h, t.first() + i, j) as f64)
                 };
                 let scores: Vec<f64> = (from..to).map(score).collect();
                 let max = scores.iter().fold(f64::NEG_INFINITY, |m, x| m.max(*x));

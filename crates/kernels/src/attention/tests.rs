@@ -18,6 +18,8 @@ struct Case {
     v_dim: usize,
     reach: Reach,
     softcap: Option<f32>,
+    /// The distance up to which what is added to the scores has numbers of its own.
+    bias: Option<(usize, Vec<f32>)>,
     batch: usize,
     queries: usize,
     keys: usize,
@@ -33,6 +35,7 @@ impl Case {
             v_dim,
             reach: Reach::Causal,
             softcap: None,
+            bias: None,
             batch: 1,
             queries,
             keys,
@@ -49,6 +52,7 @@ impl Case {
             scale: 1.7 / (self.qk_dim.max(1) as f32).sqrt(),
             reach: self.reach,
             softcap: self.softcap,
+            bias: self.bias.as_ref().map(|(reach, values)| Bias { values, reach: *reach }),
         }
     }
 
@@ -85,7 +89,8 @@ fn cases() -> Vec<Case> {
         Case::new(&[0], 3, 0, 9, 9),
         Case::new(&[0, 1], 8, 8, 0, 0),
     ];
-    for reach in [Reach::Both, Reach::Window(1), Reach::Window(70), Reach::Window(1000)] {
+    let around = [Reach::Around(0), Reach::Around(5), Reach::Around(70), Reach::Around(usize::MAX)];
+    for reach in [Reach::Both, Reach::Window(1), Reach::Window(70), Reach::Window(1000)].into_iter().chain(around) {
         for queries in [2, 130] {
             let mut c = Case::new(&[0, 0, 1], 24, 40, queries, 150);
             c.reach = reach;
@@ -97,6 +102,14 @@ fn cases() -> Vec<Case> {
             let mut c = Case::new(&[0, 1], 16, 16, queries, 90);
             (c.reach, c.batch, c.lengths) = (reach, 3, Some(vec![90, 0, 33]));
             c.softcap = Some(2.5);
+            all.push(c);
+        }
+    }
+    for (reach, cap, known) in [(Reach::Both, None, 7), (Reach::Causal, Some(2.5), 0), (Reach::Around(30), None, 200)] {
+        for queries in [1, 4, 90] {
+            let mut c = Case::new(&[0, 1, 1], 16, 24, queries, 90);
+            (c.reach, c.softcap, c.batch, c.lengths) = (reach, cap, 2, Some(vec![90, 61]));
+            c.bias = Some((known, numbers(3 * (2 * known + 1), 4)));
             all.push(c);
         }
     }
@@ -139,10 +152,28 @@ fn bfloat16_products_stay_close_to_the_definition() {
 #[test]
 fn one_key_is_returned_as_it_is() {
     let mut out = [0.0; 2];
-    let s = Spec { kv_of: &[0], kv_heads: 1, qk_dim: 1, v_dim: 2, scale: 1.0, reach: Reach::Causal, softcap: None };
+    let (reach, softcap, bias) = (Reach::Causal, None, None);
+    let s = Spec { kv_of: &[0], kv_heads: 1, qk_dim: 1, v_dim: 2, scale: 1.0, reach, softcap, bias };
     let t = Tokens { batch: 1, queries: 1, keys: 1, key_lengths: None };
     attend(&s, &t, &[3.0], &[-2.0], &[5.0, 7.0], &mut out);
     assert_eq!(out, [5.0, 7.0]);
+}
+
+#[test]
+fn a_window_to_both_sides_ends_where_it_says() {
+    let t = Tokens { batch: 2, queries: 6, keys: 6, key_lengths: Some(&[6, 4]) };
+    let seen = |b| (0..6).map(|i| t.visible(Reach::Around(2), b, i)).collect::<Vec<_>>();
+    assert_eq!(seen(0), [(0, 3), (0, 4), (0, 5), (1, 6), (2, 6), (3, 6)]);
+    assert_eq!(seen(1), [(0, 3), (0, 4), (0, 4), (1, 4), (2, 4), (3, 4)]);
+}
+
+#[test]
+fn what_is_added_to_a_score_depends_on_head_and_distance() {
+    // Two heads, distances from -2 to 2.
+    let bias = Bias { values: &[1.0, 2.0, 3.0, 4.0, 5.0, -1.0, -2.0, -3.0, -4.0, -5.0], reach: 2 };
+    let row = |h| [0, 3, 4, 5, 6, 7, 20].map(|key| bias.at(h, 5, key));
+    assert_eq!(row(0), [1.0, 1.0, 2.0, 3.0, 4.0, 5.0, 5.0]);
+    assert_eq!(row(1), [-1.0, -1.0, -2.0, -3.0, -4.0, -5.0, -5.0]);
 }
 
 #[test]

@@ -117,6 +117,9 @@ unsafe fn tile<V: Vector, const R: usize, const FMA: bool>(p: &Piece<'_>, room: 
                 *x = math::tanh::<FMA>(*x) * (cap * std::f32::consts::LOG2_E);
             }
         }
+        if let Some(bias) = s.bias {
+            bias.add(p.h, std::f32::consts::LOG2_E, scores, width, [count, t.first() + p.first, j]);
+        }
         hide(scores, width, j as u32, &from[..width], &to[..width]);
         // SAFETY: as above.
         unsafe {

@@ -1,7 +1,7 @@
 //! Attention over tensors.
 
 use super::{Compute, fast, output, softmax, with_slice};
-use crate::attention::{Reach, Spec, Tokens, attend, attend_bf16};
+use crate::attention::{Bias, Reach, Spec, Tokens, attend, attend_bf16};
 use candle_core::{Result, Tensor};
 
 /// Attention of `q` to `k` and `v`; see [`crate::attention`].
@@ -42,6 +42,9 @@ pub fn attention(
     if let Some(g) = spec.kv_of.iter().find(|g| **g as usize >= spec.kv_heads) {
         candle_core::bail!("a query head reads key head {g} of {}", spec.kv_heads);
     }
+    if spec.bias.is_some_and(|bias| bias.values.len() != spec.kv_of.len() * (2 * bias.reach + 1)) {
+        candle_core::bail!("what is added to the scores needs a number for each head and distance");
+    }
     let tokens = Tokens { batch, queries, keys, key_lengths };
     if fast(&[q, k, v]) {
         return with_slice(q, |q| {
@@ -75,13 +78,27 @@ fn plain(s: &Spec<'_>, t: &Tokens<'_>, q: &Tensor, k: &Tensor, v: &Tensor) -> Re
         Some(c) => ((scores / c as f64)?.tanh()? * c as f64)?,
         None => scores,
     };
+    let scores = match s.bias {
+        Some(bias) => scores.broadcast_add(&added(bias, t, heads, device)?.to_dtype(scores.dtype())?)?,
+        None => scores,
+    };
     let (hidden, seen) = masks(s.reach, t, device)?;
     let scores = scores.broadcast_add(&hidden.to_dtype(scores.dtype())?)?;
     let weights = softmax(&scores)?.broadcast_mul(&seen.to_dtype(scores.dtype())?)?;
     weights.matmul(&v)?.transpose(1, 2)
 }
 
-/// What is added to the scores, `[batch, 1, queries, keys]`, and a factor that is zero for queries without keys.
+/// What is added to the scores for distances, `[1, heads, queries, keys]`.
+fn added(bias: Bias<'_>, t: &Tokens<'_>, heads: usize, device: &candle_core::Device) -> Result<Tensor> {
+    let one = |n: usize| {
+        let (h, i, j) = (n / t.keys / t.queries, n / t.keys % t.queries, n % t.keys);
+        bias.at(h, t.keys - t.queries + i, j)
+    };
+    let values: Vec<f32> = (0..heads * t.queries * t.keys).map(one).collect();
+    Tensor::from_vec(values, (1, heads, t.queries, t.keys), device)
+}
+
+/// What hides keys, to be added to the scores, `[batch, 1, queries, keys]`, and a factor that is zero for queries without keys.
 fn masks(reach: Reach, t: &Tokens<'_>, device: &candle_core::Device) -> Result<(Tensor, Tensor)> {
     let mut hidden = vec![f32::NEG_INFINITY; t.batch * t.queries * t.keys];
     let mut seen = vec![1.0f32; t.batch * t.queries];

@@ -1,6 +1,6 @@
 use super::*;
 use crate::activation::Act;
-use crate::attention::{Reach, Spec};
+use crate::attention::{Bias, Reach, Spec};
 use crate::rope::Layout;
 use candle_core::Var;
 use std::sync::Arc;
@@ -165,12 +165,14 @@ fn rotary_positions_have_a_fast_path_and_gradients() {
 }
 
 fn spec(reach: Reach, softcap: Option<f32>) -> Spec<'static> {
-    Spec { kv_of: &[0, 1, 1], kv_heads: 2, qk_dim: 4, v_dim: 3, scale: 0.5, reach, softcap }
+    Spec { kv_of: &[0, 1, 1], kv_heads: 2, qk_dim: 4, v_dim: 3, scale: 0.5, reach, softcap, bias: None }
 }
 
 #[test]
 fn attention_has_a_fast_path_and_gradients() {
-    for (reach, cap) in [(Reach::Causal, None), (Reach::Both, Some(1.5)), (Reach::Window(2), None)] {
+    for (reach, cap) in
+        [(Reach::Causal, None), (Reach::Both, Some(1.5)), (Reach::Window(2), None), (Reach::Around(1), None)]
+    {
         for queries in [2, 6] {
             let t = [tensor(&[2, queries, 12], 1), tensor(&[2, 6, 8], 2), tensor(&[2, 6, 6], 3)];
             let lengths: &[usize] = &[6, 0];
@@ -181,6 +183,12 @@ fn attention_has_a_fast_path_and_gradients() {
     }
     let t = [tensor(&[6, 12], 1), tensor(&[6, 8], 2), tensor(&[6, 6], 3)];
     agrees(&|t| attention(&spec(Reach::Causal, None), Compute::F32, &t[0], &t[1], &t[2], None), &t);
+    let values: Vec<f32> = (0..15).map(|n| (n % 7) as f32 * 0.3 - 1.0).collect();
+    let bias = Some(Bias { values: &values, reach: 2 });
+    for cap in [None, Some(1.5)] {
+        let spec = Spec { bias, ..spec(Reach::Both, cap) };
+        agrees(&|t| attention(&spec, Compute::F32, &t[0], &t[1], &t[2], None), &t);
+    }
 }
 
 #[test]
@@ -200,9 +208,11 @@ fn shapes_that_do_not_fit_are_errors() {
     assert!(linear(&tensor(&[2, 5], 1), &w, None).is_err());
     assert!(linear(&tensor(&[2, 6], 1), &w, Some(&tensor(&[2], 1))).is_err());
     assert!(rms_norm(&tensor(&[2, 6], 1), &tensor(&[4], 1), 0.0, 0.0).is_err());
+    let few = Spec { bias: Some(Bias { values: &[0.0; 3], reach: 2 }), ..spec(Reach::Causal, None) };
     let s = spec(Reach::Causal, None);
     let (q, k, v) = (tensor(&[6, 12], 1), tensor(&[6, 8], 2), tensor(&[6, 6], 3));
     assert!(attention(&s, Compute::F32, &k, &q, &v, None).is_err());
+    assert!(attention(&few, Compute::F32, &q, &k, &v, None).is_err());
     assert!(attention(&s, Compute::F32, &q, &k, &v, Some(&[1, 2])).is_err());
     assert!(attention(&s, Compute::F32, &q, &k.narrow(0, 0, 5).unwrap(), &v.narrow(0, 0, 5).unwrap(), None).is_err());
 }

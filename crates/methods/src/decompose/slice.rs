@@ -349,7 +349,7 @@ fn can_turn(model: &Model<Form>) -> Result<()> {
                 }
             }
             Stage::Head(head) => {
-                has_head = true;
+                has_head = head.logits;
                 if head.project.is_some() {
                     return refuse(place, Role::HeadProject, "the output table is not as wide as the stream");
                 }

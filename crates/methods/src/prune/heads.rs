@@ -232,6 +232,9 @@ impl Kept {
         {
             rope.pairs = Some(self.keys.iter().flat_map(|&key| rope.pairs_of(key, kv)).collect());
         }
+        if let Some(read) = &mut heads.relative {
+            read.columns = self.queries.iter().map(|&head| read.columns[head]).collect();
+        }
         heads
     }
 }

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::rope::rope;
 use crate::site::{Place, Role, Site, Slot};
 use crate::source::{Source, View};
-use crate::tree::{Attention, Heads, Linear, Rope};
+use crate::tree::{Attention, Heads, Linear, Norm, Relative, Rope};
 
 impl Builder<'_> {
     pub(super) fn attention(
@@ -78,7 +78,15 @@ impl Builder<'_> {
             Some(record) => record.kv_of.clone(),
             None => (0..heads).map(|head| (head / (heads / kv)) as u16).collect(),
         };
-        let heads_of = Heads { kv_of, qk_dim: dim, v_dim, scale, rope, reach: layer.reach, softcap };
+        let (relative, read) = match &self.d.embed.relative {
+            Some(rule) => {
+                let table = self.relative(rule)?;
+                let read = self.columns(place, &table, rule.distance, heads, layer)?;
+                (Some(table), Some(read))
+            }
+            None => (None, None),
+        };
+        let heads_of = Heads { kv_of, qk_dim: dim, v_dim, scale, rope, reach: layer.reach, softcap, relative: read };
 
         let head_norm = |this: &mut Self, role: Role, name: &Option<String>, whole: usize| {
             let Some(name) = name else { return Ok(None) };
@@ -91,7 +99,7 @@ impl Builder<'_> {
         let q_norm = head_norm(self, Role::QNorm, &names.q_norm, rows(&q))?;
         let k_norm = head_norm(self, Role::KNorm, &names.k_norm, rows(&k))?;
         Ok(Attention {
-            before: self.block_norm(place, Role::AttnBefore, under, &names.before)?,
+            before: self.norm_before(place, under)?,
             q,
             k,
             v,
@@ -100,9 +108,50 @@ impl Builder<'_> {
             k_norm,
             after: self.block_norm(place, Role::AttnAfter, under, &names.after)?,
             sum: self.block_norm(place, Role::AttnSum, under, &names.sum)?,
+            relative,
             shortcut: self.shortcut(place, Role::AttnShortcut, behind)?,
             heads: heads_of,
         })
+    }
+
+    /// The norm in front. The first blocks of some architectures have none; but where blocks were dropped, another block may
+    /// stand in their place, so that the tensor decides.
+    fn norm_before(&mut self, place: Place, under: &str) -> Result<Option<Norm<Source>>, Error> {
+        let names = &self.d.attn;
+        let first = matches!(place, Place::Block(n) if (n as usize) < names.before_from);
+        let site = Site::new(place, Role::AttnBefore);
+        let there = |name: &String| {
+            let tensor = format!("{}.weight", join(under, name));
+            self.tensors.source(&site, Slot::Weight, &tensor, View::whole()).is_some()
+        };
+        match &names.before {
+            Some(name) if first && !there(name) => Ok(None),
+            before => self.block_norm(place, Role::AttnBefore, under, before),
+        }
+    }
+
+    /// Which column of the table of relative positions each query head reads.
+    fn columns(
+        &self,
+        place: Place,
+        table: &Source,
+        distance: usize,
+        heads: usize,
+        layer: &Layer<'_>,
+    ) -> Result<Relative, Error> {
+        let [rows, known] = table.form.shape();
+        let recorded = layer.heads.and_then(|record| record.relative.clone());
+        let columns = recorded.unwrap_or_else(|| (0..heads as u16).collect());
+        let fits = match layer.heads {
+            Some(_) => columns.len() == heads && columns.iter().all(|&column| usize::from(column) < known),
+            None => heads == known,
+        };
+        // Half of the rows are for keys behind the query, and half of those for a distance each.
+        if !fits || rows < 4 || !rows.is_multiple_of(4) || distance <= rows / 4 {
+            let site = Site::new(place, Role::AttnRelative);
+            return Err(wrong(&site, table, format!("a multiple of 4 rows, and a column for each of {heads} heads")));
+        }
+        Ok(Relative { columns, distance })
     }
 
     /// Width of a query or key head, as the configuration has it.

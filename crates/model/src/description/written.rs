@@ -18,7 +18,8 @@ macro_rules! embed {
 }
 
 embed! {
-    "bert" "gemma2" "gemma3" "gpt2" "gpt_neo" "gpt_neox" "llama" "mistral" "olmo2" "opt" "phi3" "qwen2" "qwen3" "smollm3"
+    "bert" "distilbert" "gemma2" "gemma3" "gpt2" "gpt_neo" "gpt_neox" "llama" "mistral" "modernbert" "mpnet" "nomic_bert"
+    "olmo2" "opt" "phi3" "qwen2" "qwen3" "roberta" "smollm3"
 }
 
 /// A change to the description that applies if the configuration says so.

@@ -51,7 +51,7 @@ impl<'a> Trials<'a> {
                 }
                 self.whole = through(&self.forward, &self.windows, stage, &self.whole)?;
             }
-            Stage::Head(head) => {
+            Stage::Head(head) if head.logits => {
                 let heads = versions.filter_map(|version| match version {
                     Ok(Stage::Head(head)) => Some(Ok(head)),
                     Ok(_) => None,
@@ -60,7 +60,7 @@ impl<'a> Trials<'a> {
                 let heads = heads.collect::<Result<Vec<_>, _>>()?;
                 self.losses = Some(self.predict(head, &heads, table)?);
             }
-            Stage::Loose(_) => {}
+            Stage::Head(_) | Stage::Loose(_) => {}
         }
         Ok(())
     }

@@ -208,7 +208,13 @@ impl Namer {
             Role::MlpSum => "layer_output_norm",
             Role::HeadNorm => "output_norm",
             Role::Out => "output",
-            Role::EmbedProject | Role::HeadProject | Role::AttnShortcut | Role::MlpShortcut | Role::Loose(_) => {
+            Role::EmbedProject
+            | Role::HeadProject
+            | Role::AttnShortcut
+            | Role::MlpShortcut
+            | Role::Loose(_)
+            | Role::Relative
+            | Role::AttnRelative => {
                 let site = Site::new(self.place, role.clone());
                 return Err(GgufFault::Unnamed { site, architecture });
             }

@@ -25,6 +25,7 @@ fn opt(hidden: usize, blocks: usize) -> Model<Form> {
         rope: None,
         reach: Reach::Causal,
         softcap: None,
+        relative: None,
     };
     let block = || {
         let square = || linear([hidden, hidden]);
@@ -38,6 +39,7 @@ fn opt(hidden: usize, blocks: usize) -> Model<Form> {
             k_norm: None,
             after: None,
             sum: None,
+            relative: None,
             shortcut: None,
             heads: heads.clone(),
         };
@@ -55,8 +57,9 @@ fn opt(hidden: usize, blocks: usize) -> Model<Form> {
     };
     let tokens = Linear { weight: Form::float([50272, hidden], Dtype::F16), bias: None };
     let positions = Some(Form::float([2050, hidden], Dtype::F16));
-    let embed = Embed { tokens, positions, position_offset: 2, types: None, project: None, norm: None, scale: 1.0 };
-    let head = Head { norm: norm(), project: None, out: None, softcap: None };
+    let (types, relative, project) = (None, None, None);
+    let embed = Embed { tokens, positions, position_offset: 2, types, relative, project, norm: None, scale: 1.0 };
+    let head = Head { norm: norm(), project: None, out: None, logits: true, softcap: None };
     let mut stages = vec![Stage::Embed(embed)];
     stages.extend((0..blocks).map(|_| block()));
     stages.push(Stage::Head(head));
