@@ -7,6 +7,7 @@ use brevity::asking::{FactSet, InWords};
 use brevity::eval::facts::{self, Fact};
 use brevity::eval::traces::{self, Reading, Trace};
 use brevity::eval::{Gate, Mode, Quiz, Task};
+use brevity::vectors::{CutWish, VectorTask};
 
 use crate::args::{Asked, Scoring};
 use crate::failure::Usage;
@@ -14,7 +15,7 @@ use crate::failure::Usage;
 impl Asked {
     /// Whether anything is asked.
     pub fn anything(&self) -> bool {
-        !self.tasks.is_empty() || self.facts.is_some()
+        !self.tasks.is_empty() || self.facts.is_some() || !self.sts.is_empty() || !self.retrieval.is_empty()
     }
 
     /// The same with the tasks that a gate names.
@@ -30,16 +31,35 @@ impl Asked {
         asked
     }
 
-    /// Names of the tasks.
+    /// Names of the tasks; those about vectors are called after their files.
     pub fn names(&self) -> Vec<&str> {
+        let vectors = self.sts.iter().filter_map(|path| path.file_stem());
+        let vectors = vectors.chain(self.retrieval.iter().filter_map(|path| path.file_name()));
         let facts = self.facts.as_ref().map(|_| FactSet::BY_HEART);
         let open = self.open_book.then_some(FactSet::OPEN_BOOK);
-        self.tasks.iter().map(|task| name_of(task)).chain(facts).chain(open).collect()
+        self.tasks
+            .iter()
+            .map(|task| name_of(task))
+            .chain(facts)
+            .chain(open)
+            .chain(vectors.filter_map(|name| name.to_str()))
+            .collect()
     }
 
     /// The questions, at most so many of each kind unless `--items` says otherwise.
     pub fn in_words(&self, most: Option<usize>) -> anyhow::Result<InWords> {
-        Ok(InWords { quizzes: self.quizzes(most)?, facts: FactSet::of(self.facts(most)?, self.open_book) })
+        let quizzes = self.quizzes(most)?;
+        let facts = FactSet::of(self.facts(most)?, self.open_book);
+        if let Some(tau) = self.temperatures.iter().find(|tau| !(tau.is_finite() && **tau > 0.0)) {
+            let what = format!("`--temperatures {tau}` is no number above 0");
+            return Err(Usage { what, hint: Some("`--temperatures 0.8,0.9,1.1`".into()) }.into());
+        }
+        let (vectors, temperatures) = (self.vectors()?, self.temperatures.clone());
+        if !temperatures.is_empty() && vectors.is_empty() {
+            let hint = Some("give one with `--sts FILE` or `--retrieval DIR`".into());
+            return Err(Usage { what: "`--temperatures` needs a question about vectors".into(), hint }.into());
+        }
+        Ok(InWords { quizzes, facts, vectors, cuts: self.cuts()?, temperatures })
     }
 
     /// The tasks with their items.
@@ -65,6 +85,43 @@ impl Asked {
             quizzes.push(Quiz::new(task, &folder, self.items.or(most), mode)?);
         }
         Ok(quizzes)
+    }
+
+    /// The questions about vectors.
+    fn vectors(&self) -> anyhow::Result<Vec<VectorTask>> {
+        let mut tasks = Vec::new();
+        for path in &self.sts {
+            tasks.push(VectorTask::similarity(path)?);
+        }
+        for path in &self.retrieval {
+            tasks.push(VectorTask::retrieval(path)?);
+        }
+        Ok(tasks)
+    }
+
+    /// The cuts to score.
+    fn cuts(&self) -> anyhow::Result<Option<CutWish>> {
+        if self.cuts.is_empty() {
+            return Ok(None);
+        }
+        if self.sts.is_empty() && self.retrieval.is_empty() {
+            let hint = Some("give one with `--sts FILE` or `--retrieval DIR`".into());
+            return Err(Usage { what: "`--cuts` needs a question about vectors".into(), hint }.into());
+        }
+        let dims = match &self.cuts[..] {
+            [word] if word == "usual" => Vec::new(),
+            words => {
+                let number = |word: &String| {
+                    let what = format!("`--cuts {word}` is no number of dimensions");
+                    word.parse()
+                        .map_err(|_| Usage { what, hint: Some("`--cuts 256,128,64`, or `--cuts usual`".into()) })
+                };
+                words.iter().map(number).collect::<Result<Vec<usize>, Usage>>()?
+            }
+        };
+        let fit = self.pca.as_deref().map(crate::embed::texts).transpose()?.unwrap_or_default();
+        let fit = fit.into_iter().filter(|text| !text.trim().is_empty()).collect();
+        Ok(Some(CutWish { dims, fit }))
     }
 
     /// The facts.

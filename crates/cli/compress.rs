@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use brevity::Checkpoint;
 use brevity::engine::{
-    Calibration, CardScore, Draw, Plan, PlanOptions, Recipe, Report, RunOptions, Samples, SiteReport, Wanted,
-    write_card,
+    Calibration, CardScore, Draw, Plan, PlanOptions, Recipe, Report, RunOptions, Samples, SiteReport, VectorCut,
+    Wanted, write_card,
 };
 use brevity::eval::Score;
 use brevity::model::Place;
@@ -51,7 +51,7 @@ pub fn run(args: &Compress) -> anyhow::Result<()> {
         wish.questions(&checkpoint)?;
     }
     let wanted = wanted(args).or(&recipe.calibration);
-    let calibration = calibration(args, &wanted, &checkpoint)?;
+    let calibration = calibration(args, &wanted, recipe.vectors.as_ref(), &checkpoint)?;
     let context = checkpoint.model().context;
     let options = PlanOptions {
         format: args.format.clone(),
@@ -110,7 +110,12 @@ fn wanted(args: &Compress) -> Wanted {
 }
 
 /// The samples to look at, if there is a text to take them from.
-fn calibration(args: &Compress, wanted: &Wanted, checkpoint: &Checkpoint) -> anyhow::Result<Option<Calibration>> {
+fn calibration(
+    args: &Compress,
+    wanted: &Wanted,
+    vectors: Option<&VectorCut>,
+    checkpoint: &Checkpoint,
+) -> anyhow::Result<Option<Calibration>> {
     let own = brevity::is_embedded(&args.model).then_some("calibration");
     let Some(text) = wanted.text.as_deref().or(own) else { return Ok(None) };
     let text = brevity::calibration_text(text, checkpoint)?;
@@ -121,7 +126,8 @@ fn calibration(args: &Compress, wanted: &Wanted, checkpoint: &Checkpoint) -> any
     };
     let tokens = text.tokens_in_pieces(&checkpoint.tokenizer()?, enough)?;
     let samples = Samples::draw(&text.name, &tokens, wanted, context, args.seed)?;
-    Ok(Some(Calibration { samples, compute: machine::compute(&args.machine, checkpoint) }))
+    let lines = vectors.filter(|cut| cut.looks()).map(|cut| cut.lines(&text.text)).unwrap_or_default();
+    Ok(Some(Calibration { samples, compute: machine::compute(&args.machine, checkpoint), lines }))
 }
 
 /// The options that every plan of the command has.
@@ -429,6 +435,7 @@ pub fn nothing(format: &str) -> Recipe {
         about: format!("Written as {format}; the weights are those of the source."),
         format: Some(format.to_owned()),
         calibration: Wanted::default(),
+        vectors: None,
         gate: Vec::new(),
         steps: Vec::new(),
     }

@@ -102,12 +102,22 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
             table::table(&["task", "items", "measure", "value", "± error"], &[1, 3, 4], rows)
         ))?;
     }
+    for table in answers.cuts() {
+        print::line(&format!("\n{table}"))?;
+    }
+    if let Some(table) = answers.temperatures() {
+        print::line(&format!("\n{table}"))?;
+    }
     for paper in answers.told.papers.iter().filter(|paper| paper.cut > 0) {
         let (cut, task) = (paper.cut, &paper.result.task);
         print::line(&format!("{cut} prompts of {task} were cut at the left to fit into the model's context"))?;
     }
     let peak = report.peak_rss_bytes.map_or(String::new(), |bytes| format!(", peak memory {}", units::bytes(bytes)));
-    print::line(&format!("\n{} ({:.0} tokens/s){peak}", units::seconds(report.seconds), report.tokens_per_second))
+    let rate = match report.tokens {
+        0 => String::new(),
+        _ => format!(" ({:.0} tokens/s)", report.tokens_per_second),
+    };
+    print::line(&format!("\n{}{rate}{peak}", units::seconds(report.seconds)))
 }
 
 /// What a text says.

@@ -72,8 +72,12 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         runtime::Error,
         model::Error
     );
+    first!(brevity::embed::Error, brevity::vectors::VectorError);
     first!(crate::machine::TooSmall);
     if let Some(brevity::compare::CompareError::Eval { source, .. }) = error.downcast_ref() {
+        return source.hint();
+    }
+    if let Some(brevity::compare::CompareError::Vectors { source, .. }) = error.downcast_ref() {
         return source.hint();
     }
     if let Some(bad) = error.downcast_ref::<eval::BadTask>() {

@@ -6,7 +6,9 @@ mod args;
 mod asked;
 mod compare;
 mod compress;
+mod distill;
 mod doctor;
+mod embed;
 mod eval;
 mod export;
 mod failure;
@@ -17,6 +19,7 @@ mod print;
 mod progress;
 mod recipes;
 mod table;
+mod tune;
 mod units;
 
 use std::process::ExitCode;
@@ -39,6 +42,9 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args),
         Command::Export(args) => export::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Distill(args) => distill::run(args),
+        Command::Embed(args) => embed::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Recipes(args) => recipes::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {

@@ -79,6 +79,17 @@ impl Progress {
         }
     }
 
+    /// Writes a line above the bar, or where it would be; nothing for short work.
+    pub fn say(&mut self, line: &str) {
+        if self.started.elapsed() < QUIET {
+            return;
+        }
+        match self.bar.is_hidden() {
+            true => eprintln!("{line}"),
+            false => self.bar.println(line),
+        }
+    }
+
     /// `done` of `total` steps are done.
     pub fn at(&mut self, done: u64, total: u64) {
         self.bar.set_length(total);

@@ -1,11 +1,14 @@
-//! Questions in words, put to a model: tasks, and facts by heart and with an open book.
+//! Questions put to a model: tasks, facts by heart and with an open book, and what its vectors say.
 
 use std::time::Instant;
 
+use brevity_embed::{Embedder, Load};
 use brevity_eval::facts::{self, Fact, FactScore};
+use brevity_eval::report::Cuts;
 use brevity_eval::{AskOptions, Observer, Options, Paper, Quiz};
 
 use crate::compare::{CompareError, Named};
+use crate::vectors::{CutWish, VectorPaper, VectorTask};
 
 /// Facts, asked in one way.
 #[derive(Clone, Debug)]
@@ -31,13 +34,19 @@ impl FactSet {
     }
 }
 
-/// Questions in words.
+/// Questions.
 #[derive(Debug, Default)]
 pub struct InWords {
     /// Tasks.
     pub quizzes: Vec<Quiz>,
     /// Facts.
     pub facts: Vec<FactSet>,
+    /// About vectors, for which an encoder is kept in memory whole.
+    pub vectors: Vec<VectorTask>,
+    /// Which cuts of the encoder are scored in each of these, if they are.
+    pub cuts: Option<CutWish>,
+    /// What scores of attention are divided by; the encoder answers these questions once more with each.
+    pub temperatures: Vec<f32>,
 }
 
 /// What a model answered.
@@ -47,6 +56,12 @@ pub struct Told {
     pub papers: Vec<Paper>,
     /// One list for each set of facts.
     pub facts: Vec<Vec<FactScore>>,
+    /// One for each question about vectors.
+    pub vectors: Vec<VectorPaper>,
+    /// One for each of these questions, if cuts were to be scored.
+    pub cuts: Vec<Cuts>,
+    /// For each of the temperatures, what was answered to each of these questions.
+    pub tempered: Vec<(f32, Vec<VectorPaper>)>,
     /// Seconds it took.
     pub seconds: f64,
 }
@@ -54,12 +69,12 @@ pub struct Told {
 impl InWords {
     /// Whether nothing is asked.
     pub fn is_empty(&self) -> bool {
-        self.quizzes.is_empty() && self.facts.is_empty()
+        self.quizzes.is_empty() && self.facts.is_empty() && self.vectors.is_empty()
     }
 
-    /// Whether something is answered in writing, for which a model is kept in memory whole.
+    /// Whether something is answered in writing or by vectors, for which a model is kept in memory whole.
     pub fn writes(&self) -> bool {
-        self.quizzes.iter().any(Quiz::writes)
+        self.quizzes.iter().any(Quiz::writes) || !self.vectors.is_empty()
     }
 
     /// Puts them to a model.
@@ -72,6 +87,11 @@ impl InWords {
             return Ok(told);
         }
         let started = Instant::now();
+        self.vectors(to, options, observer, &mut told)?;
+        if self.quizzes.is_empty() && self.facts.is_empty() {
+            told.seconds = started.elapsed().as_secs_f64();
+            return Ok(told);
+        }
         let asked = AskOptions::within(options, to.model.model().hidden);
         let tokenizer = to.model.tokenizer()?;
         let words = crate::words(to.model, &tokenizer);
@@ -89,5 +109,54 @@ impl InWords {
         }
         told.seconds = started.elapsed().as_secs_f64();
         Ok(told)
+    }
+
+    /// Those about vectors.
+    fn vectors(
+        &self,
+        to: &Named<'_>,
+        options: &Options,
+        observer: &mut dyn Observer,
+        told: &mut Told,
+    ) -> Result<(), CompareError> {
+        if self.vectors.is_empty() {
+            return Ok(());
+        }
+        let failed = |source| CompareError::Vectors { model: to.name.to_owned(), source };
+        let load = Load { compute: Some(options.compute), ..Load::default() };
+        for &tau in &self.temperatures {
+            let load = Load { temperature: Some(tau), ..load };
+            let encoder = Embedder::load(to.model, &load).map_err(|error| failed(error.into()))?;
+            let mut papers = Vec::new();
+            for task in &self.vectors {
+                observer.part(&format!("{}: {}, temperature {tau}", to.name, task.name));
+                let mut hear = |share: f64| {
+                    observer.progress(share);
+                    !observer.cancelled()
+                };
+                let paper = task.put(&encoder, None, &mut hear).map_err(failed)?;
+                papers.push(paper.ok_or_else(|| to.failed(brevity_eval::Error::Cancelled))?);
+            }
+            told.tempered.push((tau, papers));
+        }
+        let encoder = Embedder::load(to.model, &load).map_err(|error| failed(error.into()))?;
+        for task in &self.vectors {
+            observer.part(&format!("{}: {}", to.name, task.name));
+            let mut hear = |share: f64| {
+                observer.progress(share);
+                !observer.cancelled()
+            };
+            let paper = task.put(&encoder, None, &mut hear).map_err(failed)?;
+            let stopped = || to.failed(brevity_eval::Error::Cancelled);
+            told.vectors.push(paper.ok_or_else(stopped)?);
+            let Some(wish) = &self.cuts else { continue };
+            observer.part(&format!("{}: {}, cuts", to.name, task.name));
+            let mut hear = |share: f64| {
+                observer.progress(share);
+                !observer.cancelled()
+            };
+            told.cuts.push(task.cuts(&encoder, wish, &mut hear).map_err(failed)?.ok_or_else(stopped)?);
+        }
+        Ok(())
     }
 }

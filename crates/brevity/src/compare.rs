@@ -12,6 +12,7 @@ use brevity_eval::{Comparison, Observer, Options, Size, Windows};
 use brevity_formats::Checkpoint;
 
 use crate::asking::{InWords, Told};
+use crate::vectors::VectorError;
 use text::OnText;
 
 pub use speed::Pace;
@@ -72,6 +73,14 @@ pub enum CompareError {
         model: String,
         /// Why.
         source: brevity_eval::Error,
+    },
+    /// A question about vectors could not be answered.
+    #[error("{model}: {source}")]
+    Vectors {
+        /// The model.
+        model: String,
+        /// Why.
+        source: VectorError,
     },
     /// A tokenizer cannot be read.
     #[error(transparent)]

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! For a whole compression see [`engine`], for running a model [`runtime`], for measures [`eval`], for models side by side
-//! [`compare`]. The example
+//! [`compare`], for vectors of texts [`embed`]. The example
 //! `examples/library.rs` loads `tiny`, quantizes one layer and generates text.
 #![forbid(unsafe_code)]
 
@@ -21,8 +21,10 @@ mod chat;
 pub mod compare;
 mod open;
 mod tiny;
+pub mod vectors;
 mod words;
 
+pub use brevity_embed as embed;
 pub use brevity_engine as engine;
 pub use brevity_eval as eval;
 pub use brevity_formats as formats;

@@ -100,15 +100,22 @@ pub fn is_embedded(name: &str) -> bool {
 pub fn open(name: &str, options: Open) -> Result<Checkpoint, OpenError> {
     let path = Path::new(name);
     if path.exists() {
-        return Ok(Checkpoint::open_with(path, options)?);
+        return Ok(Checkpoint::open_with(path, with_tables(path, options))?);
     }
     if is_embedded(name) {
         return Ok(Checkpoint::from_folder(Folder::embedded("tiny", crate::TINY), options)?);
     }
     if is_hub_id(name) {
-        return Ok(Checkpoint::open_with(&brevity_formats::hub::fetch(name)?, options)?);
+        let path = brevity_formats::hub::fetch(name)?;
+        return Ok(Checkpoint::open_with(&path, with_tables(&path, options))?);
     }
     Err(OpenError::NotFound { name: name.to_owned() })
+}
+
+/// A static model has no architecture: its table is all there is.
+fn with_tables(path: &Path, options: Open) -> Open {
+    let loose = options.loose || Folder::open(path).is_ok_and(|folder| brevity_embed::is_static(&folder));
+    Open { loose }
 }
 
 /// Loads a text: `heldout`, which is part of the program, or anything [`Text::load`] takes.

@@ -79,6 +79,12 @@ pub enum Error {
         /// Where.
         dir: String,
     },
+    /// Vectors cannot be cut as the recipe says.
+    #[error("`vectors`: {what}")]
+    Vectors {
+        /// Why.
+        what: String,
+    },
     /// A text gives no samples.
     #[error("`{text}` cannot be used for calibration: {what}")]
     Text {
@@ -236,6 +242,9 @@ impl Error {
                  largest layers out with `except`"
             )),
             Error::Disk { .. } => Some("free some space, or choose a directory on a larger disk".into()),
+            Error::Vectors { .. } => {
+                Some("`vectors: {dims: 128}` keeps the first 128; `turn: pca` and `turn: fit` need a text of some hundred lines".into())
+            }
             Error::Text { .. } => Some("give a text of some thousand words with `--text`".into()),
             Error::Samples { .. } => {
                 Some("change `--samples` and `--length`, or leave them out (128 samples of 2048 tokens, or as many as the \

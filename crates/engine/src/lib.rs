@@ -30,6 +30,7 @@ mod run;
 mod samples;
 mod select;
 mod turned;
+mod vectors;
 mod work;
 
 pub use card::{CARD, CardScore, write_card};
@@ -40,3 +41,4 @@ pub use report::{Input, Phases, RECORD, Record, Report, SiteReport, peak_rss_byt
 pub use run::{Observer, RunOptions};
 pub use samples::{Calibration, Draw, Samples, Wanted};
 pub use select::{BadSelector, Selector};
+pub use vectors::{Turn, VectorCut};

@@ -24,6 +24,7 @@ use crate::recipe::{Recipe, nearest};
 use crate::run::looking::Looks;
 use crate::samples::Calibration;
 use crate::turned::{Base, Turned};
+use crate::vectors::VectorCut;
 use crate::work::{Work, step_place};
 
 /// What a plan depends on besides model and recipe.
@@ -158,6 +159,9 @@ impl Plan {
         let base = Base::new(checkpoint, turned.as_ref());
         let model = base.model();
         let work = Work::resolve(recipe, model, &methods)?;
+        if let Some(cut) = &recipe.vectors {
+            cut.check(checkpoint, options.calibration.as_ref().map(|calibration| &calibration.lines[..]))?;
+        }
         let format = chosen(recipe, options)?;
         let threads = threads(options.threads);
         // Beside the output, where there is room for it, and not in a directory that may be memory.
@@ -233,7 +237,14 @@ impl Plan {
                 break;
             }
         }
-        let (peaks, alone) = (costs.peaks(threads), costs.peaks(1));
+        let (mut peaks, mut alone) = (costs.peaks(threads), costs.peaks(1));
+        if let Some(cut) = &recipe.vectors {
+            let bytes = cut.peak_bytes(checkpoint);
+            [&mut peaks, &mut alone]
+                .into_iter()
+                .filter_map(|peaks| peaks.last_mut())
+                .for_each(|last| *last = bytes.max(*last));
+        }
         let (keep, spilled) = (costs.keep, costs.spilled());
         if let Some(limit) = options.max_memory {
             within(limit, &peaks, &alone, model)?;
@@ -281,7 +292,10 @@ impl Plan {
 
     /// Whether any method looks at activations.
     pub fn is_calibrated(&self) -> bool {
-        self.looks.end().is_some() || self.methods.iter().any(Method::survey_looks) || self.surveyed
+        self.recipe.vectors.as_ref().is_some_and(VectorCut::looks)
+            || self.looks.end().is_some()
+            || self.methods.iter().any(Method::survey_looks)
+            || self.surveyed
     }
 
     /// Whether shapes or shares were found by a look at all blocks.
@@ -306,6 +320,9 @@ impl Plan {
     pub fn can_calibrate(&self) -> Result<(), Error> {
         if !self.is_calibrated() || self.calibration.is_some() {
             return Ok(());
+        }
+        if self.recipe.vectors.as_ref().is_some_and(VectorCut::looks) {
+            return Err(Error::NoText { method: "vectors".into(), place: format!("`{}`", self.recipe.origin) });
         }
         // Methods that were surveyed for the plan do not say any more that they look at anything.
         let methods = methods(&self.recipe)?;

@@ -1,6 +1,6 @@
 //! Recipes: what to do to a model, as data.
 //!
-//! A recipe is a YAML mapping: `about`, optionally `format` and `defaults`, and `steps`, a list with one method
+//! A recipe is a YAML mapping: `about`, optionally `format`, `vectors` and `defaults`, and `steps`, a list with one method
 //! and its settings in each entry. `recipes/README.md` says what each key means. Everything that can be checked
 //! without a model is checked here, with the line on which it stands.
 
@@ -18,6 +18,7 @@ pub use library::{Named, named, stock};
 
 use crate::samples::Wanted;
 use crate::select::Selector;
+use crate::vectors::VectorCut;
 
 /// What to do to a model: methods in order, each with its settings and the sites it is for.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Recipe {
     pub format: Option<String>,
     /// What methods that look at activations are to look at, unless the command says something else.
     pub calibration: Wanted,
+    /// What becomes of the vectors of an encoder.
+    pub vectors: Option<VectorCut>,
     /// Limits that the result has to keep, such as `kl_mean<=0.05`. The engine only carries them: whoever measures judges.
     pub gate: Vec<String>,
     /// What to do, in this order.
@@ -119,7 +122,11 @@ impl Recipe {
             }
             Value::Object(Map::from_iter([(step.method.clone(), body)]))
         });
-        json!({ "name": self.name, "about": self.about, "steps": steps.collect::<Vec<_>>() })
+        let mut recipe = json!({ "name": self.name, "about": self.about, "steps": steps.collect::<Vec<_>>() });
+        if let Some(vectors) = &self.vectors {
+            recipe["vectors"] = json!(vectors);
+        }
+        recipe
     }
 
     /// The recipe as YAML with the settings that were made. Reading it back gives the same recipe.
@@ -142,6 +149,12 @@ impl Recipe {
         let said: Vec<String> = said.into_iter().flatten().collect();
         if !said.is_empty() {
             yaml += &format!("calibration: {{{}}}\n", said.join(", "));
+        }
+        if let Some(VectorCut { dims, turn, texts }) = &self.vectors {
+            yaml += &format!("vectors: {{dims: {dims}, turn: {turn}, texts: {texts}}}\n");
+        }
+        if self.steps.is_empty() {
+            return yaml;
         }
         yaml += "steps:\n";
         for step in &self.steps {

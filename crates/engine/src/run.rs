@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use brevity_formats::{Checkpoint, Output, StageView, carried_files, laid, multiplied_out};
+use brevity_formats::{Checkpoint, Output, StageView, carried_files, laid, module_folders, multiplied_out};
 use brevity_methods::Method;
 use brevity_model::{Block, Form, HeadsRecord, Model, Role, Slot, Source, Stage, Weight};
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,7 @@ impl Plan {
             (output, phases) = self.stages(checkpoint, output, &mut notes, &pool, &observer)?;
         }
         let notes: Vec<Note> = notes.into_iter().flatten().collect();
-        let digests = self.finish(checkpoint, output, &notes)?;
+        let digests = self.finish(checkpoint, output, &notes, &pool)?;
         if let Err(error) = check::read_back(self, out, &digests, &notes, &pool) {
             // What is wrong must not look whole. Without its record the next run writes everything anew.
             for name in ["config.json", RECORD] {
@@ -301,7 +301,13 @@ impl Plan {
     }
 
     /// Writes the small files and the index. Returns the digest of each shard.
-    fn finish(&self, checkpoint: &Checkpoint, output: Output, notes: &[Note]) -> Result<Vec<(String, String)>, Error> {
+    fn finish(
+        &self,
+        checkpoint: &Checkpoint,
+        output: Output,
+        notes: &[Note],
+        pool: &rayon::ThreadPool,
+    ) -> Result<Vec<(String, String)>, Error> {
         let inputs = self
             .stages
             .iter()
@@ -316,6 +322,18 @@ impl Plan {
         let record = Record::new(self, inputs.collect(), sites, heads, card::kept_lines(checkpoint.folder()));
         let mut files = carried_files(checkpoint.folder())?;
         files.extend(self.format.files(&config));
+        if let Some(cut) = &self.recipe.vectors {
+            let some: Vec<Option<Note>> = notes.iter().cloned().map(Some).collect();
+            let left = self.written(checkpoint, &output, &some)?;
+            let lines = self.calibration.as_ref().map_or(&[][..], |calibration| &calibration.lines);
+            let made = pool.install(|| cut.files(checkpoint, &left, lines, self.compute()))?;
+            let folders = |name: &str| name.split_once('/').map(|(folder, _)| folder.to_owned());
+            let old: Vec<String> = module_folders(checkpoint.folder());
+            files.retain(|(name, _)| {
+                folders(name).is_none_or(|folder| !old.contains(&folder)) && made.iter().all(|(new, _)| new != name)
+            });
+            files.extend(made);
+        }
         if !files.iter().any(|(name, _)| name == "tokenizer.json")
             && checkpoint.format() == "gguf"
             && let Ok(tokenizer) = checkpoint.tokenizer()

@@ -147,6 +147,8 @@ pub struct Calibration {
     pub samples: Samples,
     /// The arithmetic of products and of sums of outer products.
     pub compute: Compute,
+    /// Lines of the text, if the vectors of an encoder are to be looked at.
+    pub lines: Vec<String>,
 }
 
 impl Calibration {
@@ -157,6 +159,7 @@ impl Calibration {
             hasher.update(&(window.len() as u64).to_le_bytes());
             window.iter().for_each(|token| _ = hasher.update(&token.to_le_bytes()));
         }
+        self.lines.iter().for_each(|line| _ = hasher.update(line.as_bytes()));
         json!({
             "text": self.samples.text,
             "samples": self.samples.windows.len(),

@@ -284,7 +284,7 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(turned: &'a Turned, calibration: &'a Calibration, dir: &Path) -> Result<Self, Error> {
-        let Calibration { samples, compute } = calibration;
+        let Calibration { samples, compute, .. } = calibration;
         let flow = Flow::new(&samples.windows, *compute, Keep::Files, dir).map_err(Error::Run)?;
         let prepare = Prepare::new(*compute);
         let hidden = turned.before.hidden;

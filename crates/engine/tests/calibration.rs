@@ -260,7 +260,7 @@ fn a_text_that_the_tokenizer_hardly_knows_is_told_in_the_plan() {
     let lints = |tokens: &[u32]| -> Vec<String> {
         let wanted = Wanted { length: Some(10), ..Wanted::default() };
         let samples = Samples::draw("t", tokens, &wanted, None, 0).unwrap();
-        let options = options(1, Calibration { samples, compute: Compute::F32 });
+        let options = options(1, Calibration { samples, compute: Compute::F32, lines: Vec::new() });
         let lints = plan_with(&checkpoint, &recipe("steps: [{quantize.gptq: {group: 16}}]"), &options).lints;
         lints.into_iter().map(|lint| lint.what).collect()
     };

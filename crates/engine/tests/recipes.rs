@@ -147,7 +147,7 @@ fn a_key_is_set_by_method_or_number() {
 #[test]
 fn every_recipe_that_comes_with_the_program_is_read() {
     let names: Vec<&str> = Recipe::list().iter().map(|named| named.name).collect();
-    let expected = "afm-20 channels-20 gptq-int2-g32 gptq-int3 gptq-int4 gptq-int4-classic heads-20 int3 int4 int4-asym \
+    let expected = "afm-20 channels-20 encoder-half encoder-int4 gptq-int2-g32 gptq-int3 gptq-int4 gptq-int4-classic heads-20 int3 int4 int4-asym \
                     int8 layers-15 modegpt-10 modegpt-20 modegpt-20-gptq-int4 modegpt-30 mpo-50 slicegpt-20 \
                     sparse-2-4 sparse-2-4-int4 sparse50 sparsegpt-2-4 sparsegpt-2-4-int4 sparsegpt50 svd-half svd-llm-20 wanda50";
     assert_eq!(names.join(" "), expected);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::data;
 use crate::error::{Error, Result};
-use crate::stats::spearman;
+use crate::stats::{ranks, spearman};
 
 /// Two sentences, and how similar people find them.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,33 @@ pub fn score(first: &[f32], second: &[f32], width: usize, gold: &[f64]) -> Optio
     spearman(&cosines, gold)
 }
 
+/// The same pair by pair: values whose mean is the correlation, and whose spread is that of its error. To compare models on the
+/// same pairs, compare these.
+///
+/// # Shapes
+/// As [`score`].
+///
+/// # Panics
+/// As [`score`].
+///
+/// # Source
+/// The influence of a pair on Pearson's correlation of standardised ranks, `x y - r (x² + y²) / 2` (Devlin, Gnanadesikan and
+/// Kettenring 1975, Biometrika 62), moved to the mean `r`.
+pub fn each(first: &[f32], second: &[f32], width: usize, gold: &[f64]) -> Option<Vec<f64>> {
+    let r = score(first, second, width, gold)?;
+    let cosines: Vec<f64> = first.chunks(width).zip(second.chunks(width)).map(|(a, b)| cosine(a, b)).collect();
+    let (x, y) = (standardised(&ranks(&cosines)), standardised(&ranks(gold)));
+    Some(x.iter().zip(&y).map(|(x, y)| r + x * y - r * (x * x + y * y) / 2.0).collect())
+}
+
+/// Values with mean zero and mean square one.
+fn standardised(values: &[f64]) -> Vec<f64> {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let spread = (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt();
+    values.iter().map(|x| (x - mean) / spread).collect()
+}
+
 /// The cosine of the angle between two vectors; zero if either is.
 pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
@@ -82,5 +109,15 @@ mod tests {
         assert_eq!(score(&first, &second, 2, &[5.0, 3.0, 0.0]), Some(-1.0));
         assert_eq!(score(&first, &second, 2, &[1.0, 1.0, 1.0]), None);
         assert_eq!(cosine(&[0.0, 0.0], &[1.0, 2.0]), 0.0);
+    }
+
+    #[test]
+    fn the_mean_over_pairs_is_the_score() {
+        let first: Vec<f32> = (0..40).map(|i| ((i * 7) % 11) as f32 - 4.5).collect();
+        let second: Vec<f32> = (0..40).map(|i| ((i * 5) % 13) as f32 - 6.5).collect();
+        let gold: Vec<f64> = (0..20).map(|i| f64::from((i * 3) % 7)).collect();
+        let each = each(&first, &second, 2, &gold).unwrap();
+        let want = score(&first, &second, 2, &gold).unwrap();
+        assert!((each.iter().sum::<f64>() / 20.0 - want).abs() < 1e-12);
     }
 }

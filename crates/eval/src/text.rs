@@ -48,6 +48,19 @@ impl Text {
         read(bytes.to_vec(), &path, &kind)
     }
 
+    /// The field of each JSON line of `jsonl:FILE#field`, one text each.
+    ///
+    /// # Errors
+    /// As [`Text::load`]; [`Error::Field`] for any other specification.
+    pub fn fields(spec: &str) -> Result<Vec<String>> {
+        let (path, kind) = parse(spec)?;
+        let Kind::Lines { field } = kind else { return Err(Error::Field { spec: spec.to_owned() }) };
+        let bytes = std::fs::read(&path).map_err(|source| Error::File { act: "read", path: path.clone(), source })?;
+        let text = String::from_utf8(bytes)
+            .map_err(|e| Error::Utf8 { path: path.clone(), byte: e.utf8_error().valid_up_to() })?;
+        fields(&text, &path, &field)
+    }
+
     /// The tokens of the whole text, tokenized once, without special tokens.
     ///
     /// # Errors

@@ -59,7 +59,7 @@ mod unholdable;
 mod view;
 
 pub use crate::safetensors::SafetensorsFiles;
-pub use carried::carried_files;
+pub use carried::{carried_files, module_folders};
 pub use checkpoint::{Checkpoint, Open};
 pub use coded::CodedFault;
 pub use compressed_tensors::{CompressedFiles, CompressedTensors, open as open_compressed_tensors};

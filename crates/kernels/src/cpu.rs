@@ -12,6 +12,8 @@ pub struct Features {
     pub avx512: bool,
     /// AVX-512 BF16: dot products of bfloat16 pairs with f32 sums.
     pub avx512_bf16: bool,
+    /// AVX-512 VPOPCNTDQ: the bits set in each of eight words.
+    pub avx512_popcount: bool,
     /// AMX BF16: products of whole tiles of bfloat16, if the system lets us have its registers.
     pub amx_bf16: bool,
 }
@@ -31,7 +33,8 @@ fn detect() -> Features {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
     let avx512_bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
-    Features { avx2, avx512, avx512_bf16, amx_bf16: avx512_bf16 && amx_bf16() }
+    let avx512_popcount = avx512 && is_x86_feature_detected!("avx512vpopcntdq");
+    Features { avx2, avx512, avx512_bf16, avx512_popcount, amx_bf16: avx512_bf16 && amx_bf16() }
 }
 
 /// Whether the processor multiplies tiles of bfloat16, and the system knows how to keep them.
@@ -45,7 +48,7 @@ fn amx_bf16() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Features {
-    Features { avx2: false, avx512: false, avx512_bf16: false, amx_bf16: false }
+    Features { avx2: false, avx512: false, avx512_bf16: false, avx512_popcount: false, amx_bf16: false }
 }
 
 /// One line for people: the architecture, the kernels chosen and the number of worker threads.
@@ -59,6 +62,7 @@ impl fmt::Display for Features {
             (self.avx2, "avx2+fma"),
             (self.avx512, "avx512"),
             (self.avx512_bf16, "avx512-bf16"),
+            (self.avx512_popcount, "avx512-popcount"),
             (self.amx_bf16, "amx-bf16"),
         ];
         let found: Vec<&str> = names.iter().filter(|n| n.0).map(|n| n.1).collect();
@@ -98,6 +102,7 @@ mod tests {
         let f = features();
         assert!(f.avx2 || !f.avx512);
         assert!(f.avx512 || !f.avx512_bf16);
+        assert!(f.avx512 || !f.avx512_popcount);
         assert!(f.avx512_bf16 || !f.amx_bf16);
     }
 

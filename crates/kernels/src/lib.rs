@@ -55,6 +55,11 @@
 //! packed      PackedGrid::new(&grid::Spec, &Scales, codes, [rows, cols]) -> Result   PackedGrid::from_levels(..)
 //!             .linear(m, x: &[f32], bias, y: &mut [f32], Panel::{F32, Bf16})   .to_f32()  .size_bytes()
 //!
+//! popcount    BitPlanes::new(packed [rows, planes, ceil(dims / 8)], rows, planes, dims)   .rows() .size_bytes()
+//!             .dots(query [planes, ceil(dims / 8)], first, out: &mut [i32])       vectors of 1 to 4 bits, exact
+//!
+//! nearest     nearest(points [n, dims], dims, centroids [count, dims], nearest: &mut [u32], distances: &mut [f32])
+//!
 //! gram        Gram::new(n)   .add(rows, Rows [rows, n], Compute)   .merge(&Gram)         Σ xᵀx, f64 totals
 //!             .size() .diagonal() .trace() .is_finite() .to_f64() .to_f32()   Gram::bytes(n)
 //!             .ordered_f64(&[u32], out) .ordered_f32(..)   .quadratic(rows, d[rows, n], compute) -> f64   tr(D G Dᵀ)
@@ -98,9 +103,11 @@ pub mod gram;
 pub mod grid;
 pub mod linalg;
 pub mod matmul;
+pub mod nearest;
 pub mod norm;
 pub mod ops;
 pub mod packed;
+pub mod popcount;
 pub mod rope;
 pub mod softmax;
 

@@ -69,6 +69,11 @@ mod decompose {
     pub(crate) mod svd_llm;
 }
 
+/// Changing what a model does, not what it takes.
+mod adjust {
+    pub(crate) mod temperature;
+}
+
 /// Fewer bits for each number.
 mod quantize {
     pub(crate) mod gptq;
@@ -89,6 +94,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use adjust::temperature::Temperature;
 pub use block::{BlockCx, BlockMethod, BlockSurvey, Influence, Part, Sizes, part_of};
 pub use decompose::afm::Afm;
 pub use decompose::asvd::Asvd;
@@ -197,6 +203,7 @@ pub const METHODS: &[Entry] = &[
     recover::norm::ENTRY,
     recover::residual::ENTRY,
     recover::bias::ENTRY,
+    adjust::temperature::ENTRY,
 ];
 
 /// The method of a name that rewrites one layer at a time, with settings from JSON, an object or `null`.

@@ -528,7 +528,9 @@ fn the_list_is_in_the_order_of_a_recipe() {
     assert!(METHODS.is_sorted_by_key(|entry| entry.kind));
     let family = |kind| match kind {
         Kind::Reduce => "",
-        Kind::Retarget | Kind::Correct => "recover.",
+        // Corrections recover or adjust.
+        Kind::Correct => "",
+        Kind::Retarget => "recover.",
         Kind::Prune => "prune.",
         Kind::Decompose => "decompose.",
         Kind::Quantize => "quantize.",

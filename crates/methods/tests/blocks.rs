@@ -50,6 +50,7 @@ fn variants(entry: &Entry) -> Vec<Value> {
             json!({"sparsity": 0.3, "centre": true, "temperature": 0.05, "most": 0.6}),
         ],
         "recover.norm" => vec![],
+        "adjust.temperature" => vec![json!({"tau": 0.5}), json!({"tau": 1.0})],
         name => panic!("what is worth trying of {name} is not written down"),
     };
     [json!({})].into_iter().chain(more).collect()

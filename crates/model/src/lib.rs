@@ -39,6 +39,7 @@ mod stages;
 mod stock;
 mod structure;
 mod tap;
+mod temper;
 mod train;
 mod tree;
 mod walk;
@@ -58,6 +59,7 @@ pub use stages::{LoadError, Stages, Tensors};
 pub use stock::{Reshaped, reshaped};
 pub use structure::{BlockRecord, HeadsRecord, STRUCTURE, StreamRecord, Sublayer, stream, structure};
 pub use tap::Tap;
+pub use temper::scale_queries;
 pub use train::Train;
 pub use tree::{
     Activation, Attention, Block, Embed, Head, Heads, Linear, LongRope, Loose, Mlp, Model, Norm, NormKind, Reach,

@@ -48,6 +48,7 @@ macro_rules! roles {
         }
 
         impl Role {
+
             /// Every role with a fixed name.
             pub const NAMED: &'static [Role] = &[$(Role::$name),*];
 
@@ -142,6 +143,15 @@ impl fmt::Display for Place {
             Place::Head => f.write_str("head"),
             Place::Loose(n) => write!(f, "loose.{n}"),
         }
+    }
+}
+
+impl Role {
+    /// Whether it is the gain of a norm: a vector.
+    pub fn is_norm(&self) -> bool {
+        use Role::*;
+        let norms = [EmbedNorm, AttnBefore, AttnAfter, AttnSum, QNorm, KNorm, MlpBefore, MlpAfter, MlpSum, HeadNorm];
+        norms.contains(self)
     }
 }
 

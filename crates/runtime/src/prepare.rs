@@ -103,7 +103,7 @@ impl Prepare {
             (_, Role::Tokens | Role::Positions | Role::Types | Role::Relative | Role::AttnRelative) => {
                 self.table(weight)
             }
-            (_, role) if is_norm(role) => self.vector(&weight),
+            (_, role) if role.is_norm() => self.vector(&weight),
             _ => self.matrix(weight),
         }
     }
@@ -146,13 +146,6 @@ impl Prepare {
         let tensor = Tensor::from_vec(decode(leaf), (rows, columns), &self.device)?;
         Ok(Applied::Matrix(Prepared::dense(&tensor, self.compute)?))
     }
-}
-
-/// Whether a role is a vector.
-fn is_norm(role: &Role) -> bool {
-    use Role::*;
-    let norms = [EmbedNorm, AttnBefore, AttnAfter, AttnSum, QNorm, KNorm, MlpBefore, MlpAfter, MlpSum, HeadNorm];
-    norms.contains(role)
 }
 
 /// The values of a leaf as singles, without a copy where they are singles already.

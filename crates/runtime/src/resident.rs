@@ -1,7 +1,7 @@
 //! A model that stays in memory, for generation and for hidden states.
 
 use brevity_kernels::ops::Compute;
-use brevity_model::{Place, Stage, Stages};
+use brevity_model::{Place, Stage, Stages, Weight};
 use candle_core::Tensor;
 
 use crate::applied::Applied;
@@ -10,6 +10,7 @@ use crate::cache::{Cache, Kv};
 use crate::error::{Error, Result};
 use crate::forward::Forward;
 use crate::prepare::Prepare;
+use crate::read::values;
 use crate::stream::{check_finite, check_ids};
 use crate::streamed::{load, places, tied};
 
@@ -30,14 +31,49 @@ impl Resident {
     /// # Errors
     /// If a stage cannot be read or made ready.
     pub fn load(stages: &dyn Stages, compute: Compute) -> Result<Self> {
+        Self::loaded(stages, compute, usize::MAX, true, &|_| {})
+    }
+
+    /// Loads what hidden states behind the first `blocks` blocks need: no output table, and no later blocks. `change` may change
+    /// each stage before it is made ready.
+    ///
+    /// # Errors
+    /// As [`Resident::load`].
+    pub fn load_for_states(
+        stages: &dyn Stages,
+        compute: Compute,
+        blocks: usize,
+        change: &dyn Fn(&mut Stage<Weight>),
+    ) -> Result<Self> {
+        Self::loaded(stages, compute, blocks, false, change)
+    }
+
+    fn loaded(
+        stages: &dyn Stages,
+        compute: Compute,
+        blocks: usize,
+        logits: bool,
+        change: &dyn Fn(&mut Stage<Weight>),
+    ) -> Result<Self> {
         let prepare = Prepare::new(compute);
         let model = stages.model();
-        let mut ready = Vec::new();
+        let (mut ready, mut left) = (Vec::new(), blocks);
         for (n, place) in places(model) {
-            ready.push((place, prepare.stage_owned(load(stages, n)?).map_err(|e| e.at(place))?));
+            if matches!(model.stages[n], Stage::Block(_)) {
+                if left == 0 {
+                    continue;
+                }
+                left -= 1;
+            }
+            let mut loaded = load(stages, n)?;
+            if let (Stage::Head(head), false) = (&mut loaded, logits) {
+                (head.out, head.project) = (None, None);
+            }
+            change(&mut loaded);
+            ready.push((place, prepare.stage_owned(loaded).map_err(|e| e.at(place))?));
             stages.release(n);
         }
-        let table = if model.is_tied() { Some(tied(&prepare, stages)?) } else { None };
+        let table = if logits && model.is_tied() { Some(tied(&prepare, stages)?) } else { None };
         let forward = Forward::new(compute);
         Ok(Resident { forward, stages: ready, table, vocabulary: model.vocabulary, context: model.context })
     }
@@ -111,16 +147,63 @@ impl Resident {
     /// # Errors
     /// As [`Resident::forward`], but no head is needed.
     pub fn hidden(&self, ids: &[u32]) -> Result<Tensor> {
-        let x = self.run(ids, None)?;
+        Ok(self.normed(self.run(ids, None)?)?.get(0)?)
+    }
+
+    /// How many blocks there are.
+    pub fn blocks(&self) -> usize {
+        self.stages.iter().filter(|(_, stage)| matches!(stage, Stage::Block(_))).count()
+    }
+
+    /// Shows hidden states of sequences beside each other, `[tokens of all, hidden]`, behind the embedding and behind each of the
+    /// first `blocks` blocks: how many blocks they passed, and the states behind the last norm, if the model has one. That is
+    /// what a model cut to so many blocks returns. States that `wanted` does not ask for are not normed and not shown.
+    ///
+    /// # Errors
+    /// As [`Resident::hidden`]; in errors sequences go by the number of the first.
+    pub fn states(
+        &self,
+        sequences: &[&[u32]],
+        blocks: usize,
+        wanted: &dyn Fn(usize) -> bool,
+        show: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        for (n, ids) in sequences.iter().enumerate() {
+            check_ids(ids, self.vocabulary, n)?;
+        }
+        let bundle = Bundle::beside(sequences, &vec![0; sequences.len()]);
+        let (mut x, mut passed) = (None, 0);
+        for (place, stage) in &self.stages {
+            let y = match (stage, &x) {
+                (Stage::Embed(embed), _) => self.forward.embed_bundle(embed, &bundle),
+                (Stage::Block(_), _) if passed == blocks => continue,
+                (Stage::Block(block), Some(x)) => {
+                    passed += 1;
+                    self.forward.block_bundle(block, x, &bundle, None)
+                }
+                (Stage::Block(_), None) => Err(Error::Missing { what: "embedding in front of its blocks" }),
+                (Stage::Head(_) | Stage::Loose(_), _) => continue,
+            };
+            let y = y.map_err(|e| e.at(*place))?;
+            check_finite(&y, *place, 0)?;
+            if wanted(passed) {
+                values(&self.normed(y.clone())?, |states| show(passed, states))??;
+            }
+            x = Some(y);
+        }
+        Ok(())
+    }
+
+    /// Behind the last norm, if there is one.
+    fn normed(&self, x: Tensor) -> Result<Tensor> {
         let norm = self.stages.iter().find_map(|(_, stage)| match stage {
             Stage::Head(head) => Some(&head.norm),
             _ => None,
         });
-        let x = match norm {
-            Some(norm) => self.forward.norm(norm, x).map_err(|e| e.at(Place::Head))?,
-            None => x,
-        };
-        Ok(x.get(0)?)
+        match norm {
+            Some(norm) => self.forward.norm(norm, x).map_err(|e| e.at(Place::Head)),
+            None => Ok(x),
+        }
     }
 
     fn head(&self, x: &Tensor) -> Result<Tensor> {

@@ -7,10 +7,12 @@ use brevity_eval::{Quiz, TaskResult, TaskScore};
 
 use super::Found;
 use crate::asking::{FactSet, InWords};
+use crate::vectors::{Asked, VectorPaper, VectorScore};
 
 /// Puts what models answered into the report.
 pub(super) fn tell(found: &mut Found, asked: &InWords) {
     tasks(found, &asked.quizzes);
+    vectors(found, asked);
     for (k, set) in asked.facts.iter().enumerate() {
         facts(&mut found.report, set, &found.told.iter().map(|told| &told.facts[k][..]).collect::<Vec<_>>());
     }
@@ -42,6 +44,54 @@ fn tasks(found: &mut Found, quizzes: &[Quiz]) {
                 .push(format!("{cut} prompts of {task} were cut at the left to fit into the model's context."));
         }
     }
+}
+
+/// Puts what vectors scored into the report.
+fn vectors(found: &mut Found, asked: &InWords) {
+    found.report.reference.cuts = found.told[0].cuts.clone();
+    for (other, told) in found.report.others.iter_mut().zip(&found.told[1..]) {
+        other.model.cuts = told.cuts.clone();
+    }
+    for (k, task) in asked.vectors.iter().enumerate() {
+        let before = &found.told[0].vectors[k];
+        found.report.reference.scores.extend(scored(before));
+        for (n, other) in found.report.others.iter_mut().enumerate() {
+            let after = &found.told[n + 1].vectors[k];
+            other.model.scores.extend(scored(after));
+            let pairs = before.scores.iter().zip(&after.scores);
+            other.differences.extend(pairs.map(|(one, two)| Difference {
+                name: one.metric.to_owned(),
+                on: On::Task(task.name.clone()),
+                kind: Kind::Change,
+                value: two.value.value - one.value.value,
+                interval: Bootstrap::default().difference(&one.each, &two.each).map(ends),
+                p: None,
+                n: Some(one.each.len() as u64),
+                unit: Unit::Number,
+                higher_is_better: true,
+            }));
+        }
+        let what = match &task.asked {
+            Asked::Similarity(pairs) => format!("{} pairs of texts, cosines against what people say", pairs.len()),
+            Asked::Retrieval { corpus, queries, .. } => {
+                format!("{} queries to {} documents, by cosine over all of them", queries.len(), corpus.len())
+            }
+        };
+        found.report.method.push(format!("Vectors {}: {what}.", task.name));
+    }
+}
+
+fn scored(paper: &VectorPaper) -> Vec<Measured> {
+    let one = |score: &VectorScore| Measured {
+        name: score.metric.to_owned(),
+        on: On::Task(paper.task.clone()),
+        value: score.value.value,
+        error: score.value.error,
+        n: Some(score.each.len() as u64),
+        unit: Unit::Number,
+        higher_is_better: true,
+    };
+    paper.scores.iter().map(one).collect()
 }
 
 fn measured(result: &TaskResult) -> Vec<Measured> {

@@ -224,7 +224,7 @@ fn looking(
     calibration: &Calibration,
     ground: Ground<'_>,
 ) -> Result<(), Error> {
-    let Calibration { samples, compute } = calibration;
+    let Calibration { samples, compute, .. } = calibration;
     let prepare = Prepare::new(*compute);
     let mut flow = Flow::new(&samples.windows, *compute, ground.keep, ground.dir).map_err(Error::Run)?;
     let mut trials = survey.tokens().map(|tokens| Trials::new(tokens, TRIAL, &samples.windows, Forward::new(*compute)));

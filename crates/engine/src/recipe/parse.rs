@@ -7,12 +7,16 @@ use super::node::{Key, Kind, Node};
 use super::{BadRecipe, Recipe, Step, nearest};
 use crate::samples::{Draw, Wanted};
 use crate::select::Selector;
+use crate::vectors::{Turn, VectorCut, usual_texts};
 
 /// The keys of a recipe.
-const KEYS: &[&str] = &["about", "format", "calibration", "defaults", "steps", "gate"];
+const KEYS: &[&str] = &["about", "format", "calibration", "defaults", "steps", "gate", "vectors"];
 
 /// The keys of `calibration`.
 const CALIBRATION: &[&str] = &["text", "samples", "length", "draw"];
+
+/// The keys of `vectors`.
+const VECTORS: &[&str] = &["dims", "turn", "texts"];
 
 /// Keys of a step that are not settings of its method.
 const SELECTORS: &[&str] = &["at", "except"];
@@ -82,6 +86,31 @@ pub(super) fn calibrate(wanted: &mut Wanted, key: &str, value: &Value) -> Result
     Ok(())
 }
 
+/// Sets one key of `vectors`; the error is a sentence and a hint.
+pub(super) fn cut_vectors(cut: &mut Option<VectorCut>, key: &str, value: &Value) -> Result<(), (String, String)> {
+    let wrong = |wants: &str| (format!("`vectors` cannot take `{key}: {value}`"), format!("it takes {wants}"));
+    let count = || match value.as_u64() {
+        Some(count @ 1..) => Ok(count as usize),
+        _ => Err(wrong("a whole number above zero")),
+    };
+    let mut changed = match cut.clone() {
+        Some(cut) => cut,
+        None if key == "dims" => VectorCut { dims: count()?, turn: Turn::None, texts: usual_texts() },
+        None if VECTORS.contains(&key) => {
+            return Err(("`vectors` does not say how many `dims` are kept".into(), "set `vectors.dims` first".into()));
+        }
+        None => return Err((format!("`vectors` has no key `{key}`"), nearest(key, VECTORS, "its keys"))),
+    };
+    match key {
+        "dims" => changed.dims = count()?,
+        "texts" => changed.texts = count()?,
+        "turn" => changed.turn = serde_json::from_value(value.clone()).map_err(|_| wrong("none, pca or fit"))?,
+        _ => return Err((format!("`vectors` has no key `{key}`"), nearest(key, VECTORS, "its keys"))),
+    }
+    *cut = Some(changed);
+    Ok(())
+}
+
 impl Reader<'_> {
     fn wrong(&self, line: u64, what: impl Into<String>, hint: impl Into<Option<String>>) -> BadRecipe {
         let line = (line > 0).then_some(line);
@@ -106,6 +135,7 @@ impl Reader<'_> {
             about: String::new(),
             format: None,
             calibration: Wanted::default(),
+            vectors: None,
             gate: Vec::new(),
             steps: Vec::new(),
         };
@@ -116,6 +146,7 @@ impl Reader<'_> {
                 "about" => recipe.about = self.text(key, node)?,
                 "format" => recipe.format = Some(self.text(key, node)?),
                 "calibration" => recipe.calibration = self.calibration(node)?,
+                "vectors" => recipe.vectors = Some(self.vectors(node)?),
                 "gate" => recipe.gate = self.gate(key, node)?,
                 "defaults" => defaults = Some(node),
                 "steps" => steps = Some(node),
@@ -124,6 +155,9 @@ impl Reader<'_> {
                     return Err(self.wrong(key.line, format!("a recipe has no key `{other}`"), hint));
                 }
             }
+        }
+        if steps.is_none() && recipe.vectors.is_some() {
+            return Ok(recipe);
         }
         let steps = steps.ok_or_else(|| {
             self.wrong(root.line, "the recipe has no `steps`", "add `steps:` and a list of methods".to_owned())
@@ -168,6 +202,24 @@ impl Reader<'_> {
                 .map_err(|(what, hint)| self.wrong(key.line, what, hint))?;
         }
         Ok(wanted)
+    }
+
+    fn vectors(&self, node: &Node) -> Result<VectorCut, BadRecipe> {
+        let Kind::Map(entries) = &node.kind else {
+            let what = format!("`vectors` is a mapping, not {}", node.what());
+            return Err(self.wrong(node.line, what, "such as `{dims: 128, turn: pca}`".to_owned()));
+        };
+        let mut cut = None;
+        let dims = entries.iter().find(|(key, _)| key.name == "dims");
+        let rest = entries.iter().filter(|(key, _)| key.name != "dims");
+        for (key, node) in dims.into_iter().chain(rest) {
+            cut_vectors(&mut cut, &key.name, &node.to_json())
+                .map_err(|(what, hint)| self.wrong(key.line, what, hint))?;
+        }
+        cut.ok_or_else(|| {
+            let hint = Some("such as `{dims: 128, turn: pca}`".to_owned());
+            self.wrong(node.line, "`vectors` does not say how many `dims` are kept", hint)
+        })
     }
 
     fn step(&self, item: &Node) -> Result<Step, BadRecipe> {

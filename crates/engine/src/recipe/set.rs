@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::node::Node;
-use super::parse::{SELECTOR_HINT, calibrate, entry, selectors};
+use super::parse::{SELECTOR_HINT, calibrate, cut_vectors, entry, selectors};
 use super::{BadRecipe, Recipe, nearest};
 
 /// Applies `step.key=value`s; a step is a method's name, its last word, or a number counted from one. What settings
@@ -54,6 +54,10 @@ fn one(recipe: &mut Recipe, assignment: &str) -> Result<Option<usize>, BadRecipe
     };
     if step == "calibration" {
         let set = calibrate(&mut recipe.calibration, key, &value);
+        return set.map(|()| None).map_err(|(what, hint)| wrong(what, Some(hint)));
+    }
+    if step == "vectors" {
+        let set = cut_vectors(&mut recipe.vectors, key, &value);
         return set.map(|()| None).map_err(|(what, hint)| wrong(what, Some(hint)));
     }
     let at = find(recipe, step).map_err(|(what, hint)| wrong(what, hint))?;

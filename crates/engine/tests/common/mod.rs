@@ -149,7 +149,7 @@ pub fn samples(count: usize, length: usize, vocabulary: u32, compute: Compute) -
     };
     let tokens: Vec<u32> = (0..count * length).map(|_| next()).collect();
     let wanted = Wanted { samples: Some(count), length: Some(length), draw: Some(Draw::First), text: None };
-    Calibration { samples: Samples::draw("made up", &tokens, &wanted, None, 0).unwrap(), compute }
+    Calibration { samples: Samples::draw("made up", &tokens, &wanted, None, 0).unwrap(), compute, lines: Vec::new() }
 }
 
 /// So many threads, and a few samples for methods that look at activations.
@@ -171,15 +171,26 @@ pub fn run(checkpoint: &Checkpoint, recipe: &Recipe, out: &Path) -> Report {
         .unwrap_or_else(|error| panic!("{error} {:?}", error.hint()))
 }
 
-/// Every file of a directory with its bytes.
+/// Every file of a directory, and of those in it, with its bytes.
 pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
+        let (name, path) = (entry.file_name().into_string().unwrap(), entry.path());
+        match path.is_dir() {
+            true => found.extend(files(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes))),
+            false => drop(found.insert(name, std::fs::read(path).unwrap())),
+        }
+    }
+    found
 }
 
 /// Bytes of the weight files of a directory.
 pub fn weight_bytes(dir: &Path) -> u64 {
-    files(dir).iter().filter(|(name, _)| name.ends_with(".safetensors")).map(|(_, bytes)| bytes.len() as u64).sum()
+    files(dir)
+        .iter()
+        .filter(|(name, _)| name.ends_with(".safetensors") && !name.contains('/'))
+        .map(|(_, bytes)| bytes.len() as u64)
+        .sum()
 }
 
 /// Stops a run when it has been asked so many times whether to go on.

@@ -188,5 +188,6 @@ fn is_share(kind: Kind) -> bool {
 
 /// Whether a known figure is a metric of tasks, and so says nothing without one.
 fn is_metric(name: &str) -> bool {
-    name == "log_prob" || names::find(name).is_some_and(|known| known.unit == Unit::Share && known.kind.is_none())
+    let of_tasks = ["log_prob", "spearman", "ndcg_at_10", "mrr_at_10", "recall_at_100"];
+    of_tasks.contains(&name) || names::find(name).is_some_and(|known| known.unit == Unit::Share && known.kind.is_none())
 }

@@ -95,6 +95,8 @@ enum Block {
     Legend(Vec<(usize, &'static str)>),
     /// Which mark is which model.
     Keys,
+    /// The name of a model, above what is about it.
+    Named(String),
     /// A drawing for wide pages and one for narrow ones.
     Plot([String; 2]),
     /// Drawings side by side.

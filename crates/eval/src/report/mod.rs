@@ -18,6 +18,7 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 
+mod cuts;
 pub mod frontier;
 mod html;
 mod lost;
@@ -30,6 +31,7 @@ pub mod words;
 
 use serde::{Deserialize, Serialize};
 
+pub use cuts::Cuts;
 pub use html::html;
 pub use lost::{Fact, Facts, Flip, Flips, Layer, Tally, Trace};
 pub use model::{Difference, Kind, Measured, Model, On, Parts, Speed, Unit, provenance};

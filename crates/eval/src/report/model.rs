@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::report::names;
+use crate::report::{Cuts, names};
 use crate::score::Score;
 
 /// A model as a report describes it.
@@ -32,6 +32,9 @@ pub struct Model {
     /// What it scores, on its own.
     #[serde(default)]
     pub scores: Vec<Measured>,
+    /// What it scores with fewer layers and dimensions, if that was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<Cuts>,
     /// What the reader should know about this model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

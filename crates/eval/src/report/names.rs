@@ -150,6 +150,35 @@ pub const KNOWN: &[Known] = &[
         true,
         "The share of written answers that contain an accepted one.",
     ),
+    alone(
+        "spearman",
+        "rank correlation",
+        Unit::Number,
+        true,
+        "Whether the cosines of the vectors of two sentences order pairs as people do: Spearman's correlation of cosines with their \
+         judgements.",
+    ),
+    alone(
+        "ndcg_at_10",
+        "nDCG@10",
+        Unit::Number,
+        true,
+        "How near to the top relevant documents stand among the ten nearest: discounted cumulative gain, of what is possible.",
+    ),
+    alone(
+        "mrr_at_10",
+        "MRR@10",
+        Unit::Number,
+        true,
+        "One over the rank of the first relevant document among the ten nearest.",
+    ),
+    alone(
+        "recall_at_100",
+        "recall@100",
+        Unit::Number,
+        true,
+        "The share of relevant documents among the hundred nearest.",
+    ),
     agreement(
         "relative_cosine",
         "relative representations, cosine",

@@ -76,8 +76,20 @@ fn a_page_stands_alone() {
 
 #[test]
 fn a_page_has_every_section_and_says_what_its_drawings_show() {
-    let sections =
-        ["limits", "size", "quality", "frontier", "layers", "facts", "flips", "traces", "speed", "provenance", "notes"];
+    let sections = [
+        "limits",
+        "size",
+        "quality",
+        "cuts",
+        "frontier",
+        "layers",
+        "facts",
+        "flips",
+        "traces",
+        "speed",
+        "provenance",
+        "notes",
+    ];
     let page = report::html(&sample::report());
     for id in sections {
         assert!(page.contains(&format!("<section id=\"{id}\">")), "{id}");

@@ -3,8 +3,8 @@
 
 use brevity_eval::Gate;
 use brevity_eval::report::{
-    Compressed, Difference, Fact, Facts, Flip, Flips, Kind, Layer, Measured, Model, On, Parts, Report, Speed, Tally,
-    Trace, Unit,
+    Compressed, Cuts, Difference, Fact, Facts, Flip, Flips, Kind, Layer, Measured, Model, On, Parts, Report, Speed,
+    Tally, Trace, Unit,
 };
 use serde_json::json;
 
@@ -170,7 +170,22 @@ fn model(name: &str, sizes: Parts, bits: f64, harm: f64, recipe: Option<&str>) -
             })
         }),
         scores,
+        cuts: vec![cuts(harm)],
         notes: Vec::new(),
+    }
+}
+
+fn cuts(harm: f64) -> Cuts {
+    let score = |layers: usize, dims: usize| 0.82 - 0.08 * harm - 0.3 / (1 + layers) as f64 - 2.0 / dims as f64;
+    let (layers, dims): (Vec<usize>, Vec<usize>) = ((0..=6).collect(), vec![32, 64, 128, 256]);
+    Cuts {
+        name: "spearman".into(),
+        on: On::Task("made-up-pairs".into()),
+        higher_is_better: true,
+        how: "the first ones, as they are".into(),
+        values: layers.iter().map(|&l| dims.iter().map(|&d| score(l, d)).collect()).collect(),
+        layers,
+        dims,
     }
 }
 

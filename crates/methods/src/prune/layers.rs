@@ -32,6 +32,11 @@ const SETTINGS: &[Setting] = &[
     },
     Setting { name: "count", about: "how many to take out, instead of a share", default: "none" },
     Setting {
+        name: "keep",
+        about: "how many blocks to keep from the first on, instead: everything behind them goes, and nothing is looked at",
+        default: "none",
+    },
+    Setting {
         name: "unit",
         about: "what goes: `block`, `attn`, `mlp`, or `sublayer` (attentions and MLPs one by one)",
         default: "block",
@@ -76,6 +81,8 @@ pub struct Layers {
 enum Amount {
     Share(f64),
     Count(usize),
+    /// The first blocks, without a look at any.
+    Keep(usize),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +108,7 @@ enum By {
 struct Settings {
     sparsity: Option<f64>,
     count: Option<usize>,
+    keep: Option<usize>,
     unit: Option<Unit>,
     by: Option<By>,
     first: Option<usize>,
@@ -110,7 +118,13 @@ struct Settings {
 impl Layers {
     fn parse(settings: Value) -> Result<Self> {
         let s: Settings = read(NAME, SETTINGS, settings)?;
+        let ranked = s.unit.is_some() || s.by.is_some() || s.first.is_some() || s.last.is_some();
         let amount = match (s.sparsity, s.count) {
+            _ if s.keep == Some(0) => return Err(value_error(NAME, SETTINGS, "keep", &0.into())),
+            (None, None) if s.keep.is_some() && !ranked => Amount::Keep(s.keep.unwrap_or_default()),
+            _ if s.keep.is_some() => {
+                return Err(Error::Settings { method: NAME, wants: "`keep` alone, or settings without it" });
+            }
             (Some(_), Some(_)) => {
                 return Err(Error::Settings { method: NAME, wants: "one of `sparsity` and `count`" });
             }
@@ -131,6 +145,9 @@ impl Layers {
     }
 
     fn goes(&self, place: Place, part: Sublayer) -> Result<bool> {
+        if let (Amount::Keep(keep), Place::Block(n)) = (self.amount, place) {
+            return Ok(n as usize >= keep);
+        }
         let role = if part == Sublayer::Attn { Role::O } else { Role::Down };
         let gone =
             self.gone.as_ref().ok_or_else(|| Error::NeedsSurvey { method: NAME, site: Site::new(place, role) })?;
@@ -167,16 +184,19 @@ impl BlockMethod for Layers {
     }
 
     fn survey(&self) -> Option<Box<dyn BlockSurvey>> {
-        self.gone
-            .is_none()
+        (self.gone.is_none() && !matches!(self.amount, Amount::Keep(_)))
             .then(|| -> Box<dyn BlockSurvey> { Box::new(Look { method: self.clone(), found: Vec::new() }) })
     }
 
     fn settings(&self) -> Value {
+        if let Amount::Keep(keep) = self.amount {
+            return json!({ "keep": keep });
+        }
         let mut settings = json!({ "unit": self.unit, "by": self.by, "first": self.first, "last": self.last });
         match self.amount {
             Amount::Share(share) => settings["sparsity"] = json!(share),
             Amount::Count(count) => settings["count"] = json!(count),
+            Amount::Keep(_) => unreachable!("returned above"),
         }
         settings
     }
@@ -249,6 +269,7 @@ impl BlockSurvey for Look {
             let fits = match amount {
                 Amount::Share(share) => (parameters + candidate.parameters) as f64 <= share * all as f64 * (1.0 + 1e-9),
                 Amount::Count(most) => count < most,
+                Amount::Keep(_) => unreachable!("nothing is looked at where the first blocks stay"),
             };
             if !fits {
                 continue;

@@ -4,11 +4,11 @@ use crate::report::frontier::{frontier_table, metrics};
 use crate::report::html::grid::{Cell, Grid, number, text};
 use crate::report::html::{Block, Section};
 use crate::report::plots::{self, NARROW, SMALL, WIDE, forest, layers};
-use crate::report::{Compressed, Difference, Kind, Layer, Measured, Model, On, Report, table, words};
+use crate::report::{Compressed, Cuts, Difference, Kind, Layer, Measured, Model, On, Report, names, table, words};
 
 /// Sizes, quality, frontier and layers, also those without anything to show.
 pub(super) fn all(report: &Report) -> Vec<Section> {
-    vec![sizes(report), quality(report), frontier(report), by_layer(report)]
+    vec![sizes(report), quality(report), cuts(report), frontier(report), by_layer(report)]
 }
 
 /// A drawing at both widths.
@@ -197,6 +197,39 @@ fn frontier(report: &Report) -> Section {
         Grid::new(words::title(&metric.name, &metric.on), &columns, cells)
     };
     section.blocks.push(Block::More { title: "The numbers", grids: metrics.iter().map(grid).collect() });
+    section
+}
+
+fn cuts(report: &Report) -> Section {
+    let mut section = Section { id: "cuts", title: "Layers and dimensions", ..Section::default() };
+    let all: Vec<(&Model, &Cuts)> =
+        report.models().flat_map(|model| model.cuts.iter().map(move |c| (model, c))).collect();
+    let Some((_, first)) = all.first() else { return section };
+    section.about = format!(
+        "What a model scores when only its first layers run and only some dimensions of its vectors are kept: {}. Framed are the \
+         cuts that score more than everything smaller. All are from one pass over the texts.",
+        first.how
+    );
+    for (n, (model, cuts)) in all.iter().enumerate() {
+        let drawn = [WIDE, NARROW].map(|width| plots::cuts::draw(cuts, width, &format!("cuts-{n}-{width}")));
+        section.blocks.push(Block::Named(model.name.clone()));
+        section.blocks.push(Block::Plot(drawn));
+    }
+    let grid = |(model, cuts): &(&Model, &Cuts)| {
+        let row = |&(i, j): &(usize, usize)| {
+            let value = cuts.values[i][j];
+            let count = |n: usize| number(n.to_string(), n as f64);
+            vec![count(cuts.layers[i]), count(cuts.dims[j]), number(words::digits(value, 4), value)]
+        };
+        let caption = format!("{}: {}", model.name, words::title(&cuts.name, &cuts.on));
+        let score = format!("#{}", names::label(&cuts.name));
+        Grid::new(caption, &["#layers", "#dimensions", &score], cuts.frontier().iter().map(row).collect())
+            .unsearched()
+            .unnamed()
+    };
+    section
+        .blocks
+        .push(Block::More { title: "The cuts that nothing smaller beats", grids: all.iter().map(grid).collect() });
     section
 }
 

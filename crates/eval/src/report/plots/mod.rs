@@ -1,5 +1,6 @@
 //! The drawings of a report. Each is drawn at two widths, since text in a drawing that shrinks with a phone cannot be read.
 
+pub(super) mod cuts;
 pub(super) mod forest;
 pub(super) mod frontier;
 pub(super) mod layers;

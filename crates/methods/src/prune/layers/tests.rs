@@ -37,6 +37,18 @@ fn gone(settings: Value, influences: &[f64]) -> Vec<String> {
 }
 
 #[test]
+fn the_first_blocks_are_kept_without_a_look() {
+    let method = Layers::parse(json!({"keep": 2})).unwrap();
+    assert!(method.survey().is_none());
+    let goes: Vec<bool> = (0..4).map(|n| method.goes(Place::Block(n), Sublayer::Mlp).unwrap()).collect();
+    assert_eq!(goes, [false, false, true, true]);
+    assert_eq!(method.settings(), json!({"keep": 2}));
+    for wrong in [json!({"keep": 0}), json!({"keep": 2, "count": 1}), json!({"keep": 2, "first": 0})] {
+        assert!(Layers::parse(wrong.clone()).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn what_changes_least_goes_and_the_ends_stay() {
     let influences = [0.0, 0.01, 0.3, 0.1, 0.2, 0.0];
     assert_eq!(gone(json!({"count": 1}), &influences), ["3.attn", "3.mlp"]);

@@ -1,0 +1,134 @@
+//! Vectors that are known to be whole and finite, and random choices among them.
+
+use chacha20::ChaCha8Rng;
+use chacha20::rand_core::Rng;
+use rayon::prelude::*;
+
+use crate::codec::error::{Error, Result};
+
+/// Random numbers that are the same everywhere and in every version.
+pub(super) type Random = ChaCha8Rng;
+
+/// Vectors of one width, all of whose numbers are finite.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Vectors<'a> {
+    values: &'a [f32],
+    width: usize,
+}
+
+impl<'a> Vectors<'a> {
+    /// Looks at every number once.
+    ///
+    /// # Shapes
+    /// `values` is `[rows, width]`, row-major; no rows are fine.
+    ///
+    /// # Errors
+    /// [`Error::Ragged`] if it is not; [`Error::NotFinite`] with the first row that holds NaN or infinity.
+    pub fn new(values: &'a [f32], width: usize) -> Result<Self> {
+        if width == 0 || !values.len().is_multiple_of(width) {
+            return Err(Error::Ragged { values: values.len(), width });
+        }
+        match values.par_iter().position_first(|value| !value.is_finite()) {
+            Some(at) => Err(Error::NotFinite { row: at / width, dimension: at % width, value: values[at] }),
+            None => Ok(Vectors { values, width }),
+        }
+    }
+
+    /// The numbers, `[rows, width]`.
+    pub fn values(&self) -> &'a [f32] {
+        self.values
+    }
+
+    /// The numbers of one vector.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// How many vectors there are.
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.width
+    }
+
+    /// The vector `row`.
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        &self.values[row * self.width..][..self.width]
+    }
+
+    pub(super) fn expect_width(&self, expected: usize) -> Result<()> {
+        if self.width == expected { Ok(()) } else { Err(Error::Width { expected, found: self.width }) }
+    }
+
+    /// At most `most` of the vectors, drawn without putting back, in their order.
+    pub(super) fn sample(&self, most: usize, random: &mut Random) -> Vec<f32> {
+        let rows = self.rows();
+        if rows <= most {
+            return self.values.to_vec();
+        }
+        let mut order: Vec<usize> = (0..rows).collect();
+        for i in 0..most {
+            order.swap(i, i + below(random, rows - i));
+        }
+        order.truncate(most);
+        order.sort_unstable();
+        order.iter().flat_map(|&row| self.row(row)).copied().collect()
+    }
+}
+
+/// A number below `n`: the high half of a product, whose bias is too small to be seen here.
+pub(super) fn below(random: &mut Random, n: usize) -> usize {
+    ((u128::from(random.next_u64()) * n as u128) >> 64) as usize
+}
+
+/// A number from zero to below one.
+pub(super) fn unit(random: &mut Random) -> f64 {
+    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Numbers of the normal distribution, by the method of Box and Muller.
+pub(super) fn normals(random: &mut Random, count: usize) -> Vec<f32> {
+    (0..count)
+        .map(|_| {
+            let (radius, angle) = (1.0 - unit(random), unit(random));
+            ((-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()) as f32
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chacha20::rand_core::SeedableRng;
+
+    #[test]
+    fn vectors_with_nan_name_the_row() {
+        let error = Vectors::new(&[0.0, 1.0, 2.0, f32::NAN], 2).unwrap_err();
+        assert_eq!(error.to_string(), "vector 1 holds NaN in dimension 1");
+        assert_eq!(error.hint().unwrap(), "leave out or embed again text 1, counted from zero");
+        assert!(Vectors::new(&[f32::INFINITY], 1).is_err());
+    }
+
+    #[test]
+    fn numbers_that_are_no_whole_vectors_are_refused() {
+        let error = Vectors::new(&[0.0; 5], 2).unwrap_err();
+        assert_eq!(error.to_string(), "5 numbers are not whole vectors of 2");
+        assert!(Vectors::new(&[], 0).is_err());
+        assert_eq!(Vectors::new(&[], 3).unwrap().rows(), 0);
+    }
+
+    #[test]
+    fn samples_are_distinct_vectors_in_order() {
+        let values: Vec<f32> = (0..100).map(|i| i as f32).collect();
+        let sample = Vectors::new(&values, 1).unwrap().sample(30, &mut Random::seed_from_u64(5));
+        assert_eq!(sample.len(), 30);
+        assert!(sample.windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!(Vectors::new(&values, 1).unwrap().sample(100, &mut Random::seed_from_u64(5)), values);
+    }
+
+    #[test]
+    fn normal_numbers_have_their_mean_and_variance() {
+        let numbers = normals(&mut Random::seed_from_u64(1), 40_000);
+        let mean = numbers.iter().sum::<f32>() / 40_000.0;
+        let variance = numbers.iter().map(|x| x * x).sum::<f32>() / 40_000.0;
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "{mean} {variance}");
+    }
+}

@@ -1,0 +1,382 @@
+//! Static models: a vector for each token, and the mean of them for a text. The format is model2vec's.
+
+mod distill;
+mod vocabulary;
+
+use std::path::Path;
+
+use brevity_formats::Folder;
+use rayon::prelude::*;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use crate::error::{Error, Result};
+use crate::modules::{First, Layer, Modules, file, floats, pretty};
+use crate::tokens::Tokens;
+use crate::vectors::Vectors;
+
+pub use distill::{Distill, Rows, distill};
+
+/// Tokens of a text that are looked at if the model does not say.
+const USUAL_TOKENS: usize = 512;
+const WEIGHTS: &str = "model.safetensors";
+
+/// A static model in memory.
+///
+/// The vector of a text is the mean of `table[mapping[token]] * weights[token]` over its tokens, those that are unknown left out;
+/// without tokens it is zero.
+///
+/// # Source
+/// model2vec 0.10; the file layout is that of its `StaticModel`.
+#[derive(Debug)]
+pub struct StaticModel {
+    tokens: Tokens,
+    table: Table,
+    width: usize,
+    /// For each token, the row of the table; the token itself without it.
+    mapping: Option<Vec<u32>>,
+    /// For each token, a factor.
+    weights: Option<Vec<f32>>,
+    normalise: bool,
+    max_tokens: usize,
+    /// Characters of a text that are looked at.
+    max_chars: usize,
+    unknown: Option<u32>,
+}
+
+/// Rows of vectors.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Table {
+    /// Singles.
+    F32(Vec<f32>),
+    /// Whole numbers from -127 to 127. The scale that makes them floats is left out: it changes no direction.
+    I8(Vec<i8>),
+}
+
+impl Table {
+    /// Singles as whole numbers, the largest magnitude being 127; rounded half to even.
+    ///
+    /// Each number is rounded to half precision, and so is its quotient, as model2vec does.
+    pub fn quantized(values: &[f32]) -> Table {
+        use half::f16;
+        let most = values.iter().fold(0f32, |most, x| most.max(x.abs()));
+        let scale = most / 127.0;
+        let code = |x: &f32| {
+            if scale == 0.0 {
+                return 0;
+            }
+            let quotient = f16::from_f32(f16::from_f32(*x).to_f32() / scale).to_f32();
+            quotient.round_ties_even().clamp(-127.0, 127.0) as i8
+        };
+        Table::I8(values.iter().map(code).collect())
+    }
+
+    /// How many numbers there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Table::F32(values) => values.len(),
+            Table::I8(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds `factor` times a row to `sum`.
+    fn add(&self, row: usize, factor: f32, sum: &mut [f32]) {
+        let width = sum.len();
+        match self {
+            Table::F32(values) => {
+                sum.iter_mut().zip(&values[row * width..][..width]).for_each(|(sum, &x)| *sum += factor * x);
+            }
+            Table::I8(values) => {
+                sum.iter_mut().zip(&values[row * width..][..width]).for_each(|(sum, &x)| *sum += factor * f32::from(x));
+            }
+        }
+    }
+}
+
+/// How the table of a static model is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TableType {
+    /// Singles.
+    F32,
+    /// Half precision.
+    #[default]
+    F16,
+    /// Whole numbers of eight bits; sentence-transformers cannot average these, model2vec can.
+    I8,
+}
+
+impl StaticModel {
+    /// A model of its parts. `normalise` says whether vectors are divided by their length.
+    ///
+    /// # Shapes
+    /// `table` is `[rows, width]`, `mapping` and `weights` have an entry for each token.
+    ///
+    /// # Errors
+    /// [`Error::Table`] if there is a token without a row.
+    pub fn new(
+        tokenizer: Tokenizer,
+        table: Table,
+        width: usize,
+        mapping: Option<Vec<u32>>,
+        weights: Option<Vec<f32>>,
+        normalise: bool,
+    ) -> Result<StaticModel> {
+        let rows = table.len().checked_div(width).unwrap_or(0);
+        let tokens = tokenizer.get_vocab(true).into_values().max().map_or(0, |most| most as usize + 1);
+        let held = mapping.as_ref().map_or(rows, Vec::len);
+        let furthest = mapping.iter().flatten().max().map_or(0, |&row| row as usize + 1);
+        let weighed = weights.as_ref().map_or(tokens, Vec::len);
+        if tokens > held.min(weighed) || furthest > rows {
+            return Err(Error::Table { rows: held.min(weighed).min(rows), tokens: tokens.max(furthest) });
+        }
+        let unknown = unknown(&tokenizer);
+        let max_chars = USUAL_TOKENS * median_length(&tokenizer);
+        let tokens = Tokens::new(tokenizer, false).map_err(|why| Error::Tokenize { text: 0, why: why.to_string() })?;
+        Ok(StaticModel {
+            tokens,
+            table,
+            width,
+            mapping,
+            weights,
+            normalise,
+            max_tokens: USUAL_TOKENS,
+            max_chars,
+            unknown,
+        })
+    }
+
+    /// Reads a directory of model2vec, or of sentence-transformers with a `StaticEmbedding`.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or a token has no row.
+    pub fn read(folder: &Folder) -> Result<StaticModel> {
+        let at = if folder.has(WEIGHTS) { "" } else { "0_StaticEmbedding/" };
+        let weights = format!("{at}{WEIGHTS}");
+        let bytes = folder.map(&weights)?;
+        let wrong = |why: String| file(folder, &weights, why);
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("is no safetensors file: {e}")))?;
+        let named = ["embeddings", "embedding.weight"].into_iter().find_map(|name| tensors.tensor(name).ok());
+        let found = named.ok_or_else(|| wrong("has neither `embeddings` nor `embedding.weight`".into()))?;
+        let &[_, width] = found.shape() else { return Err(wrong("has a table that is no matrix".into())) };
+        let table = match found.dtype() {
+            Dtype::I8 => Table::I8(found.data().iter().map(|&byte| byte as i8).collect()),
+            dtype => Table::F32(floats(dtype, found.data()).ok_or_else(|| wrong(format!("has a table of {dtype:?}")))?),
+        };
+        let mapping = tensors.tensor("mapping").ok().map(|tensor| {
+            let numbers = tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("eight")));
+            numbers.map(|n| u32::try_from(n).unwrap_or(u32::MAX)).collect()
+        });
+        let factors = tensors.tensor("weights").ok().and_then(|tensor| floats(tensor.dtype(), tensor.data()));
+        let config: Value = match folder.has("config.json") {
+            true => serde_json::from_str(&folder.read_text("config.json")?)
+                .map_err(|why| file(folder, "config.json", format!("cannot be understood: {why}")))?,
+            false => Value::Null,
+        };
+        let modules = Modules::read(folder).unwrap_or_default();
+        let normalise = match config.get("normalize").and_then(Value::as_bool) {
+            Some(said) => said,
+            None => modules.layers.contains(&Layer::Normalize),
+        };
+        let text = folder.read(&format!("{at}tokenizer.json"))?;
+        let tokenizer = Tokenizer::from_bytes(text)
+            .map_err(|why| file(folder, "tokenizer.json", format!("is no tokenizer: {why}")))?;
+        let mut model = StaticModel::new(bare(tokenizer), table, width, mapping, factors, normalise)?;
+        if let Some(most) = config.get("max_length").and_then(Value::as_u64) {
+            model.max_chars = model.max_chars / model.max_tokens * most as usize;
+            model.max_tokens = most as usize;
+        }
+        Ok(model)
+    }
+
+    /// Dimensions of the vectors.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Tokens that have a vector.
+    pub fn tokens(&self) -> usize {
+        self.mapping.as_ref().map_or(self.table.len() / self.width, Vec::len)
+    }
+
+    /// Whether vectors have length one.
+    pub fn normalises(&self) -> bool {
+        self.normalise
+    }
+
+    /// The vectors of texts, in their order; `dims` keeps the first dimensions, divided by their length if the model normalises.
+    ///
+    /// # Cost
+    /// `width` additions a token; most of the time goes into tokenizing.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`], [`Error::Dims`].
+    pub fn encode(&self, texts: &[&str], dims: Option<usize>) -> Result<Vectors> {
+        let dims = dims.unwrap_or(self.width);
+        if dims == 0 || dims > self.width {
+            return Err(Error::Dims { asked: dims, width: self.width });
+        }
+        let mut vectors = Vectors::zeros(texts.len(), dims);
+        let rows = vectors.values.par_chunks_mut(dims).zip(texts).enumerate();
+        rows.try_for_each(|(n, (out, text))| -> Result<()> {
+            let mut sum = vec![0f32; self.width];
+            self.sum(n, text, &mut sum)?;
+            out.copy_from_slice(&sum[..dims]);
+            if self.normalise {
+                crate::encoder::normalise(out);
+            }
+            Ok(())
+        })?;
+        Ok(vectors)
+    }
+
+    /// The mean over the tokens of a text.
+    fn sum(&self, n: usize, text: &str, sum: &mut [f32]) -> Result<()> {
+        let end = text.char_indices().nth(self.max_chars).map_or(text.len(), |(at, _)| at);
+        let ids = self.tokens.ids(&text[..end], false, self.max_tokens);
+        let ids = ids.map_err(|why| Error::Tokenize { text: n, why: why.to_string() })?;
+        let mut count = 0u32;
+        for id in ids.into_iter().filter(|id| Some(*id) != self.unknown) {
+            let row = self.mapping.as_ref().map_or(id, |mapping| mapping[id as usize]);
+            self.table.add(row as usize, self.weights.as_ref().map_or(1.0, |weights| weights[id as usize]), sum);
+            count += 1;
+        }
+        if count > 0 {
+            sum.iter_mut().for_each(|x| *x /= count as f32);
+        }
+        Ok(())
+    }
+
+    /// The files of the model, by name, for model2vec and sentence-transformers. A table of singles is written as `kind` says.
+    /// `about` is added to its `config.json`.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot be written.
+    pub fn files(&self, kind: TableType, about: &[(&str, Value)]) -> Result<Vec<(String, Vec<u8>)>> {
+        let quantized;
+        let table = match (&self.table, kind) {
+            (Table::F32(values), TableType::I8) => {
+                quantized = Table::quantized(values);
+                &quantized
+            }
+            (table, _) => table,
+        };
+        let (dtype, bytes): (Dtype, Vec<u8>) = match (table, kind) {
+            (Table::I8(values), _) => (Dtype::I8, values.iter().map(|&x| x as u8).collect()),
+            (Table::F32(values), TableType::F16) => {
+                (Dtype::F16, values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect())
+            }
+            (Table::F32(values), _) => (Dtype::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        };
+        let factors: Option<Vec<u8>> =
+            self.weights.as_ref().map(|weights| weights.iter().flat_map(|x| x.to_le_bytes()).collect());
+        let mapping: Option<Vec<u8>> =
+            self.mapping.as_ref().map(|mapping| mapping.iter().flat_map(|&row| i64::from(row).to_le_bytes()).collect());
+        let view = |dtype, shape: Vec<usize>, bytes| TensorView::new(dtype, shape, bytes).expect("bytes fit the shape");
+        let mut tensors = vec![("embeddings", view(dtype, vec![self.table.len() / self.width, self.width], &bytes))];
+        if let Some(bytes) = &mapping {
+            tensors.push(("mapping", view(Dtype::I64, vec![bytes.len() / 8], bytes)));
+        }
+        if let Some(bytes) = &factors {
+            tensors.push(("weights", view(Dtype::F32, vec![bytes.len() / 4], bytes)));
+        }
+        let weights = safetensors::serialize(tensors, None).expect("names and shapes are fine");
+        let mut config = json!({
+            "model_type": "model2vec", "architectures": ["StaticModel"], "hidden_dim": self.width, "normalize": self.normalise,
+            "max_length": self.max_tokens, "seq_length": 1_000_000,
+            "embedding_dtype": match dtype { Dtype::I8 => "int8", Dtype::F16 => "float16", _ => "float32" },
+            "vocabulary_quantization": self.mapping.as_ref().map(|_| self.table.len() / self.width),
+        });
+        for (key, value) in about {
+            config[*key] = value.clone();
+        }
+        let layers = if self.normalise { vec![Layer::Normalize] } else { Vec::new() };
+        let modules = Modules { first: First::Static, layers, ..Modules::default() };
+        let tokenizer = self.tokens.tokenizer().to_string(true);
+        let tokenizer = tokenizer.map_err(|why| Error::Tokenize { text: 0, why: why.to_string() })?;
+        let mut files = modules.files(self.width);
+        files.push((WEIGHTS.into(), weights));
+        files.push(("config.json".into(), pretty(&config)));
+        files.push(("tokenizer.json".into(), tokenizer.into_bytes()));
+        files.sort();
+        Ok(files)
+    }
+}
+
+/// Whether the files of a directory are those of a static model.
+pub fn is_static(folder: &Folder) -> bool {
+    let listed = folder.read_text(crate::modules::MODULES).is_ok_and(|text| text.contains("StaticEmbedding"));
+    let said = folder
+        .read_text("config.json")
+        .is_ok_and(|text| serde_json::from_str::<Value>(&text).is_ok_and(|config| config["model_type"] == "model2vec"));
+    listed || said
+}
+
+/// Writes files into a directory that is new or empty, whole or not at all.
+///
+/// # Errors
+/// If there is something in the directory, or the disk refuses.
+pub fn write_files(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
+    let refused =
+        |source: std::io::Error| Error::File { file: dir.to_owned(), why: format!("cannot be written: {source}") };
+    if dir.exists() && std::fs::read_dir(dir).map_err(refused)?.next().is_some() {
+        return Err(Error::File { file: dir.to_owned(), why: "is not empty".into() });
+    }
+    let part = dir.with_added_extension("part");
+    let write = || {
+        let _ = std::fs::remove_dir_all(&part);
+        for (name, bytes) in files {
+            let path = part.join(name);
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            let mut out = std::fs::File::create(&path)?;
+            std::io::Write::write_all(&mut out, bytes)?;
+            out.sync_all()?;
+        }
+        if dir.exists() {
+            std::fs::remove_dir(dir)?;
+        }
+        std::fs::rename(&part, dir)
+    };
+    write().map_err(|source| {
+        let _ = std::fs::remove_dir_all(&part);
+        refused(source)
+    })
+}
+
+/// A tokenizer without padding and without cutting.
+fn bare(mut tokenizer: Tokenizer) -> Tokenizer {
+    tokenizer.with_padding(None);
+    // Taking a limit away cannot fail.
+    let _ = tokenizer.with_truncation(None);
+    tokenizer
+}
+
+/// The id of the token for what is not in the vocabulary.
+fn unknown(tokenizer: &Tokenizer) -> Option<u32> {
+    let json: Value = serde_json::from_str(&tokenizer.to_string(false).ok()?).ok()?;
+    match json["model"]["unk_token"].as_str() {
+        Some(token) => tokenizer.token_to_id(token),
+        None => json["model"]["unk_id"].as_u64().map(|id| id as u32),
+    }
+}
+
+/// The median of the lengths of tokens, in characters.
+fn median_length(tokenizer: &Tokenizer) -> usize {
+    let mut lengths: Vec<usize> = tokenizer.get_vocab(true).keys().map(|token| token.chars().count()).collect();
+    lengths.sort_unstable();
+    match lengths.len() {
+        0 => 1,
+        n if n % 2 == 1 => lengths[n / 2],
+        n => (lengths[n / 2 - 1] + lengths[n / 2]) / 2,
+    }
+    .max(1)
+}
+
+#[cfg(test)]
+mod tests;

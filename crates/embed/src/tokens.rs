@@ -1,0 +1,204 @@
+//! From texts to token ids, with words remembered.
+//!
+//! Most of the time of a small encoder goes into tokenizing, and most words of a text were seen before. Where a tokenizer looks
+//! at the pieces between blanks one by one, pieces are tokenized once and then looked up; the tokenizers library does the
+//! tokenizing in any case.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Mutex;
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+/// Pieces are remembered in so many maps, each with a lock of its own.
+const MAPS: usize = 64;
+/// A map that holds so many pieces is emptied: corpora of names and numbers never end.
+const MOST: usize = 4096;
+/// Longer pieces are not remembered.
+const LONGEST: usize = 48;
+
+/// A tokenizer that remembers the pieces between blanks.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    tokenizer: Tokenizer,
+    /// None if the tokenizer looks across blanks.
+    known: Option<Vec<Mutex<HashMap<Box<str>, Box<[u32]>>>>>,
+    hasher: RandomState,
+    /// What stands in front of and behind every text.
+    ends: [Vec<u32>; 2],
+}
+
+impl Tokens {
+    /// Takes a tokenizer; `special` says whether what it puts around texts is wanted.
+    ///
+    /// # Errors
+    /// What the tokenizer says of an empty text.
+    pub fn new(tokenizer: Tokenizer, special: bool) -> tokenizers::Result<Tokens> {
+        let ends = match special {
+            true => around(&tokenizer)?,
+            false => Some([Vec::new(), Vec::new()]),
+        };
+        let by_piece = ends.is_some() && looks_at_pieces(&tokenizer);
+        let known = by_piece.then(|| (0..MAPS).map(|_| Mutex::default()).collect());
+        Ok(Tokens { tokenizer, known, hasher: RandomState::new(), ends: ends.unwrap_or_default() })
+    }
+
+    /// The ids of a text, at most so many, those around it among them. `special` as it was in [`Tokens::new`].
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    pub fn ids(&self, text: &str, special: bool, most: usize) -> tokenizers::Result<Vec<u32>> {
+        let Some(known) = &self.known else {
+            let encoding = self.tokenizer.encode_fast(text, special)?;
+            let mut ids = encoding.get_ids().to_vec();
+            if ids.len() > most {
+                // What stands at the end of every text stays.
+                let end = if special { around(&self.tokenizer)?.unwrap_or_default()[1].len() } else { 0 };
+                let last = ids.split_off(ids.len() - end);
+                ids.truncate(most.saturating_sub(end));
+                ids.extend(last);
+                ids.truncate(most);
+            }
+            return Ok(ids);
+        };
+        let [front, back] = &self.ends;
+        let room = most.saturating_sub(front.len() + back.len());
+        let mut ids = front.clone();
+        for piece in text.split_whitespace() {
+            if ids.len() - front.len() >= room {
+                break;
+            }
+            self.piece(known, piece, &mut ids)?;
+        }
+        ids.truncate(front.len() + room);
+        ids.extend(back);
+        ids.truncate(most);
+        Ok(ids)
+    }
+
+    fn piece(
+        &self,
+        known: &[Mutex<HashMap<Box<str>, Box<[u32]>>>],
+        piece: &str,
+        ids: &mut Vec<u32>,
+    ) -> tokenizers::Result<()> {
+        let at = self.hasher.hash_one(piece) as usize % MAPS;
+        let lock = || known[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(found) = lock().get(piece) {
+            ids.extend(found);
+            return Ok(());
+        }
+        let encoding = self.tokenizer.encode_fast(piece, false)?;
+        ids.extend(encoding.get_ids());
+        if piece.len() <= LONGEST {
+            let mut map = lock();
+            if map.len() >= MOST {
+                map.clear();
+            }
+            map.insert(piece.into(), encoding.get_ids().into());
+        }
+        Ok(())
+    }
+
+    /// What stands in front of and behind every text.
+    pub fn ends(&self) -> [&[u32]; 2] {
+        [&self.ends[0], &self.ends[1]]
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+}
+
+/// What a tokenizer puts in front of every text and behind it; `None` if that cannot be told.
+fn around(tokenizer: &Tokenizer) -> tokenizers::Result<Option<[Vec<u32>; 2]>> {
+    let (plain, special) = (tokenizer.encode_fast("a", false)?, tokenizer.encode_fast("a", true)?);
+    let (plain, special) = (plain.get_ids(), special.get_ids());
+    if plain.is_empty() {
+        return Ok(None);
+    }
+    let at = special.windows(plain.len()).position(|run| run == plain);
+    Ok(at.map(|at| [special[..at].to_vec(), special[at + plain.len()..].to_vec()]))
+}
+
+/// Whether a tokenizer looks at the pieces between blanks one by one: it splits at blanks, and what it does before looks at
+/// single characters.
+fn looks_at_pieces(tokenizer: &Tokenizer) -> bool {
+    let Ok(text) = tokenizer.to_string(false) else { return false };
+    let Ok(json) = serde_json::from_str::<Value>(&text) else { return false };
+    let kind = |part: &str| json[part]["type"].as_str().unwrap_or("").to_owned();
+    let normal =
+        matches!(kind("normalizer").as_str(), "" | "BertNormalizer" | "Lowercase" | "NFD" | "NFC" | "StripAccents");
+    let splits = matches!(kind("pre_tokenizer").as_str(), "BertPreTokenizer" | "Whitespace");
+    let added = json["added_tokens"].as_array().is_none_or(|added| {
+        added
+            .iter()
+            .all(|token| token["content"].as_str().is_some_and(|content| !content.contains(char::is_whitespace)))
+    });
+    normal && splits && added
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenizers::models::wordpiece::WordPiece;
+    use tokenizers::normalizers::BertNormalizer;
+    use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+    use tokenizers::processors::template::TemplateProcessing;
+
+    fn wordpiece() -> Tokenizer {
+        let words = ["[UNK]", "[CLS]", "[SEP]", "un", "##able", "able", "a", "##b", ".", "e", "\u{65e5}"];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), words.join("\n")).unwrap();
+        let model = WordPiece::from_file(file.path().to_str().unwrap()).unk_token("[UNK]".into()).build().unwrap();
+        let mut tokenizer = Tokenizer::new(model);
+        tokenizer.with_normalizer(Some(BertNormalizer::default())).unwrap();
+        tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+        let ends = TemplateProcessing::builder()
+            .try_single("[CLS] $A [SEP]")
+            .unwrap()
+            .special_tokens(vec![("[CLS]", 1), ("[SEP]", 2)])
+            .build()
+            .unwrap();
+        tokenizer.with_post_processor(Some(ends));
+        tokenizer
+    }
+
+    #[test]
+    fn remembered_pieces_give_what_the_tokenizer_gives() {
+        let plain = wordpiece();
+        for special in [true, false] {
+            let tokens = Tokens::new(wordpiece(), special).unwrap();
+            assert!(tokens.known.is_some());
+            for text in
+                ["Unable. un\u{a0}able\tab", "", "  ", "\u{e9} a\u{301}b \u{65e5}a un\u{0}able", "unable unable zz"]
+            {
+                for _ in 0..2 {
+                    let want = plain.encode_fast(text, special).unwrap().get_ids().to_vec();
+                    assert_eq!(tokens.ids(text, special, 99).unwrap(), want, "{text:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_ends_a_text_stays_when_it_is_cut() {
+        let tokens = Tokens::new(wordpiece(), true).unwrap();
+        assert_eq!(tokens.ids("a a a a a", true, 5).unwrap(), [1, 6, 6, 6, 2]);
+        assert_eq!(tokens.ids("unable unable", true, 5).unwrap(), [1, 3, 4, 3, 2]);
+        let bare = Tokens::new(wordpiece(), false).unwrap();
+        assert_eq!(bare.ids("unable unable", false, 3).unwrap(), [3, 4, 3]);
+    }
+
+    #[test]
+    fn a_tokenizer_that_looks_across_blanks_is_asked_for_whole_texts() {
+        let mut tokenizer = wordpiece();
+        tokenizer.with_pre_tokenizer(None::<BertPreTokenizer>);
+        let tokens = Tokens::new(tokenizer, true).unwrap();
+        assert!(tokens.known.is_none());
+        assert_eq!(tokens.ids("unable", true, 9).unwrap(), [1, 3, 4, 2]);
+        assert_eq!(tokens.ids("unable", true, 3).unwrap(), [1, 3, 2]);
+    }
+}
