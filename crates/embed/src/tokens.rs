@@ -18,12 +18,15 @@ const MOST: usize = 4096;
 /// Longer pieces are not remembered.
 const LONGEST: usize = 48;
 
+/// Pieces and their ids.
+type Pieces = Mutex<HashMap<Box<str>, Box<[u32]>>>;
+
 /// A tokenizer that remembers the pieces between blanks.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     tokenizer: Tokenizer,
     /// None if the tokenizer looks across blanks.
-    known: Option<Vec<Mutex<HashMap<Box<str>, Box<[u32]>>>>>,
+    known: Option<Vec<Pieces>>,
     hasher: RandomState,
     /// What stands in front of and behind every text.
     ends: [Vec<u32>; 2],
@@ -79,7 +82,7 @@ impl Tokens {
 
     fn piece(
         &self,
-        known: &[Mutex<HashMap<Box<str>, Box<[u32]>>>],
+        known: &[Pieces],
         piece: &str,
         ids: &mut Vec<u32>,
     ) -> tokenizers::Result<()> {
