@@ -80,12 +80,7 @@ impl Tokens {
         Ok(ids)
     }
 
-    fn piece(
-        &self,
-        known: &[Pieces],
-        piece: &str,
-        ids: &mut Vec<u32>,
-    ) -> tokenizers::Result<()> {
+    fn piece(&self, known: &[Pieces], piece: &str, ids: &mut Vec<u32>) -> tokenizers::Result<()> {
         let at = self.hasher.hash_one(piece) as usize % MAPS;
         let lock = || known[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(found) = lock().get(piece) {

@@ -292,10 +292,12 @@ impl Plan {
 
     /// Whether any method looks at activations.
     pub fn is_calibrated(&self) -> bool {
-        self.recipe.vectors.as_ref().is_some_and(VectorCut::looks)
-            || self.looks.end().is_some()
-            || self.methods.iter().any(Method::survey_looks)
-            || self.surveyed
+        self.recipe.vectors.as_ref().is_some_and(VectorCut::looks) || self.looks_at_layers()
+    }
+
+    /// Whether any method looks at what layers of the model read.
+    pub(crate) fn looks_at_layers(&self) -> bool {
+        self.looks.end().is_some() || self.methods.iter().any(Method::survey_looks) || self.surveyed
     }
 
     /// Whether shapes or shares were found by a look at all blocks.

@@ -331,9 +331,9 @@ fn guessed(plan: &Plan) -> Vec<Lint> {
     )]
 }
 
-/// Fewer tokens than a layer has inputs.
+/// Fewer tokens than a layer has inputs, where any layer is looked at.
 fn few_tokens(plan: &Plan) -> Vec<Lint> {
-    let Some(calibration) = plan.calibration.as_ref().filter(|_| plan.is_calibrated()) else { return Vec::new() };
+    let Some(calibration) = plan.calibration.as_ref().filter(|_| plan.looks_at_layers()) else { return Vec::new() };
     let tokens = calibration.samples.tokens();
     let touched = plan.sites.iter().filter(|site| !site.methods.is_empty());
     let Some(most) = touched.map(|site| site.shape[1]).max().filter(|&most| tokens < most) else { return Vec::new() };
