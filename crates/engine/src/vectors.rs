@@ -94,7 +94,7 @@ impl VectorCut {
         if !self.looks() {
             return 0;
         }
-        let numbers: u64 = checkpoint.model().weights().map(|(_, _, source)| source.form.parameters() as u64).sum();
+        let numbers: u64 = checkpoint.model().weights().map(|(_, _, source)| source.form.parameters()).sum();
         let vectors = self.texts * (2 * checkpoint.model().hidden + self.dims);
         4 * numbers + 4 * vectors as u64
     }

@@ -291,7 +291,7 @@ mod tests {
         let mut all = Vec::with_capacity(rows * planes * bytes);
         for i in 0..rows * planes * bytes {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let keep = if i % bytes == bytes - 1 && dims % 8 > 0 { 0xff << (8 - dims % 8) } else { 0xff };
+            let keep = if i % bytes == bytes - 1 && !dims.is_multiple_of(8) { 0xff << (8 - dims % 8) } else { 0xff };
             all.push((state >> 56) as u8 & keep as u8);
         }
         all
