@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use brevity_embed::{Ask, Embedder, Rotation, Vectors};
 use brevity_eval::report::{Cuts, On};
-use brevity_eval::retrieval::{self, Judgements, Passage, Query};
+use brevity_eval::retrieval::{self, Judgements, OfQuery, Passage, Query};
 use brevity_eval::stats::{Estimate, mean_of};
 use brevity_eval::sts::{self, Pair};
 
@@ -191,7 +191,7 @@ impl VectorTask {
         ranked: &HashMap<&str, Vec<&str>>,
         judgements: &Judgements,
     ) -> Result<Vec<VectorScore>, VectorError> {
-        let each = |f: fn(&[&str], &HashMap<String, u32>, usize) -> Option<f64>, k: usize| -> Vec<f64> {
+        let each = |f: OfQuery, k: usize| -> Vec<f64> {
             let one = |(query, relevant): (&String, &HashMap<String, u32>)| {
                 f(ranked.get(query.as_str()).map_or(&[][..], Vec::as_slice), relevant, k)
             };

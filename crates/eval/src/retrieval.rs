@@ -170,7 +170,7 @@ pub fn recall(ranked: &[&str], relevant: &HashMap<String, u32>, k: usize) -> Opt
 }
 
 /// A score of one query: of ranked documents, those that are relevant, and `k`.
-type OfQuery = fn(&[&str], &HashMap<String, u32>, usize) -> Option<f64>;
+pub type OfQuery = fn(&[&str], &HashMap<String, u32>, usize) -> Option<f64>;
 
 /// How good a retrieval is, over the queries that have relevant documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
