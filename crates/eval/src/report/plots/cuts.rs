@@ -48,7 +48,8 @@ pub(in crate::report) fn draw(cuts: &Cuts, width: f64, id: &str) -> String {
         drawing.text([left + wide * (j as f64 + 0.5), below + 16.0], Anchor::Middle, "tick", &dims.to_string());
     }
     drawing.text([left + wide * columns as f64 / 2.0, below + 34.0], Anchor::Middle, "tick", "dimensions");
-    drawing.text([0.0, top - 6.0], Anchor::Start, "tick", "layers");
+    // In the corner where both scales begin.
+    drawing.text([left - 8.0, below + 16.0], Anchor::End, "tick", "layers");
     let about = "One cell for each number of layers and dimensions, darker where the score is better. Framed are the cuts that \
                  score more than everything smaller.";
     drawing.finish(id, &format!("{title}, by layers and dimensions"), about)
