@@ -293,6 +293,15 @@ pub fn writable(path: &Path) -> anyhow::Result<()> {
     Err(Usage { what: format!("cannot write `{}`: {why}", path.display()), hint: None }.into())
 }
 
+/// Refuses a directory that holds anything, before the work whose result it is for.
+pub fn vacant(path: &Path) -> anyhow::Result<()> {
+    if path.exists() && path.read_dir().is_ok_and(|mut files| files.next().is_some()) {
+        let what = format!("`{}` is not empty", path.display());
+        return Err(Usage { what, hint: Some("give a directory that is new or empty".into()) }.into());
+    }
+    Ok(())
+}
+
 /// Writes a file whole or not at all.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let part = path.with_added_extension("part");

@@ -7,6 +7,7 @@ use brevity::eval::{Error as EvalError, Observer};
 use serde_json::json;
 
 use crate::args::{Distill, TokensFrom, Type};
+use crate::compare::vacant;
 use crate::failure::Usage;
 use crate::progress::Progress;
 use crate::{machine, print, units};
@@ -16,10 +17,7 @@ pub fn run(args: &Distill) -> anyhow::Result<()> {
     if args.sif.is_some_and(|a| !(a.is_finite() && a >= 0.0)) {
         return Err(Usage { what: "`--sif` is a number from 0 up".into(), hint: Some("1e-4 is usual".into()) }.into());
     }
-    if args.out.exists() && args.out.read_dir().is_ok_and(|mut files| files.next().is_some()) {
-        let what = format!("`{}` is not empty", args.out.display());
-        return Err(Usage { what, hint: Some("give a directory that is new or empty".into()) }.into());
-    }
+    vacant(&args.out)?;
     let counted = args.counts.as_deref().map(crate::embed::texts).transpose()?;
     let checkpoint = crate::open(&args.model, false)?;
     machine::resident(&args.machine, &checkpoint)?;

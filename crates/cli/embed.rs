@@ -1,6 +1,6 @@
 //! `brevity embed`: texts to vectors.
 
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use brevity::eval::{Error as EvalError, Observer};
 use serde::Serialize;
 
 use crate::args::Embed;
-use crate::compare::writable;
+use crate::compare::{writable, write_whole};
 use crate::failure::Usage;
 use crate::progress::Progress;
 use crate::{machine, print};
@@ -48,7 +48,7 @@ pub fn run(args: &Embed) -> anyhow::Result<()> {
     let vectors = found.ok_or(EvalError::Cancelled)?;
     let seconds = started.elapsed().as_secs_f64();
     if let Some((path, kind)) = out {
-        write(path, kind, &vectors)?;
+        write_whole(path, &bytes(kind, &vectors)?)?;
     }
     if args.json {
         let report = Report {
@@ -64,11 +64,7 @@ pub fn run(args: &Embed) -> anyhow::Result<()> {
         return print::line(&serde_json::to_string(&report)?);
     }
     match out {
-        None => {
-            let mut lines = Vec::new();
-            write_lines(&vectors, &mut lines)?;
-            print::bytes(&lines)
-        }
+        None => print::bytes(&bytes(Kind::Lines, &vectors)?),
         Some((path, _)) => print::line(&format!(
             "{} vectors of {} dimensions in `{}`, {:.0} texts/s",
             vectors.count(),
@@ -125,21 +121,14 @@ fn kind(path: &Path) -> anyhow::Result<Kind> {
     }
 }
 
-/// Writes a file whole or not at all.
-fn write(path: &Path, kind: Kind, vectors: &Vectors) -> anyhow::Result<()> {
-    let part = path.with_added_extension("part");
-    let written = std::fs::File::create(&part).and_then(|file| {
-        let mut file = BufWriter::new(file);
-        match kind {
-            Kind::Npy => vectors.write_npy(&mut file)?,
-            Kind::Lines => write_lines(vectors, &mut file)?,
-        }
-        file.flush()
-    });
-    written.and_then(|()| std::fs::rename(&part, path)).map_err(|source| {
-        let _ = std::fs::remove_file(&part);
-        Usage { what: format!("cannot write `{}`: {source}", path.display()), hint: None }.into()
-    })
+/// The bytes of a file of vectors.
+fn bytes(kind: Kind, vectors: &Vectors) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match kind {
+        Kind::Npy => vectors.write_npy(&mut bytes)?,
+        Kind::Lines => write_lines(vectors, &mut bytes)?,
+    }
+    Ok(bytes)
 }
 
 /// One list a line.

@@ -4,14 +4,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use brevity::embed::train::{
-    Cut, Example, LayerWeighting, Objective, Student, Tuning, pairs, scored, tune, tuned_files,
+    Cut, Example, LayerWeighting, Objective, Student, Tuning, pairs, scored, tune, write_tuned,
 };
-use brevity::embed::{Encoder, Load, Modules, write_files};
+use brevity::embed::{Encoder, Load, Modules};
 use brevity::eval::sts;
 use brevity::runtime::Compute;
 use serde_json::json;
 
 use crate::args::{Tune, TuneFor, Weighting};
+use crate::compare::vacant;
 use crate::failure::Usage;
 use crate::progress::{Progress, cancelled};
 use crate::{machine, print, units};
@@ -21,10 +22,7 @@ const STARBUCKS: [(usize, usize); 6] = [(2, 32), (4, 64), (6, 128), (8, 256), (1
 
 pub fn run(args: &Tune) -> anyhow::Result<()> {
     machine::use_what_is_allowed(&args.machine)?;
-    if args.out.exists() && args.out.read_dir().is_ok_and(|mut files| files.next().is_some()) {
-        let what = format!("`{}` is not empty", args.out.display());
-        return Err(Usage { what, hint: Some("give a directory that is new or empty".into()) }.into());
-    }
+    vacant(&args.out)?;
     let examples = examples(args)?;
     let checkpoint = crate::open(&args.model, false)?;
     let modules = Modules::read(checkpoint.folder())?;
@@ -76,7 +74,7 @@ pub fn run(args: &Tune) -> anyhow::Result<()> {
     if cancelled() {
         return Err(brevity::eval::Error::Cancelled.into());
     }
-    write_files(&args.out, &tuned_files(&checkpoint, &student, &modules)?)?;
+    write_tuned(&checkpoint, &student, &modules, &args.out)?;
     if let Some(state) = args.state.as_deref().filter(|state| state.exists()) {
         let _ = std::fs::remove_file(state);
     }

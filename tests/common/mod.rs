@@ -135,6 +135,10 @@ pub fn digests(dir: &Path) -> BTreeMap<String, String> {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            found.extend(digests(&path).into_iter().map(|(inner, digest)| (format!("{name}/{inner}"), digest)));
+            continue;
+        }
         let digest = Sha256::digest(std::fs::read(&path).unwrap());
         found.insert(name, digest.iter().map(|byte| format!("{byte:02x}")).collect());
     }

@@ -122,41 +122,40 @@ impl InWords {
         if self.vectors.is_empty() {
             return Ok(());
         }
-        let failed = |source| CompareError::Vectors { model: to.name.to_owned(), source };
         let load = Load { compute: Some(options.compute), ..Load::default() };
         for &tau in &self.temperatures {
-            let load = Load { temperature: Some(tau), ..load };
-            let encoder = Embedder::load(to.model, &load).map_err(|error| failed(error.into()))?;
-            let mut papers = Vec::new();
-            for task in &self.vectors {
-                observer.part(&format!("{}: {}, temperature {tau}", to.name, task.name));
-                let mut hear = |share: f64| {
-                    observer.progress(share);
-                    !observer.cancelled()
-                };
-                let paper = task.put(&encoder, None, &mut hear).map_err(failed)?;
-                papers.push(paper.ok_or_else(|| to.failed(brevity_eval::Error::Cancelled))?);
-            }
-            told.tempered.push((tau, papers));
+            let tempered = Load { temperature: Some(tau), ..load };
+            let papers = self.about_vectors(to, &tempered, None, &format!(", temperature {tau}"), observer)?;
+            told.tempered.push((tau, papers.into_iter().map(|(paper, _)| paper).collect()));
         }
-        let encoder = Embedder::load(to.model, &load).map_err(|error| failed(error.into()))?;
-        for task in &self.vectors {
-            observer.part(&format!("{}: {}", to.name, task.name));
-            let mut hear = |share: f64| {
-                observer.progress(share);
-                !observer.cancelled()
-            };
-            let paper = task.put(&encoder, None, &mut hear).map_err(failed)?;
-            let stopped = || to.failed(brevity_eval::Error::Cancelled);
-            told.vectors.push(paper.ok_or_else(stopped)?);
-            let Some(wish) = &self.cuts else { continue };
-            observer.part(&format!("{}: {}, cuts", to.name, task.name));
-            let mut hear = |share: f64| {
-                observer.progress(share);
-                !observer.cancelled()
-            };
-            told.cuts.push(task.cuts(&encoder, wish, &mut hear).map_err(failed)?.ok_or_else(stopped)?);
+        for (paper, cuts) in self.about_vectors(to, &load, self.cuts.as_ref(), "", observer)? {
+            told.vectors.push(paper);
+            told.cuts.extend(cuts);
         }
         Ok(())
+    }
+
+    /// What an encoder, loaded in one way, answers to the questions about vectors.
+    fn about_vectors(
+        &self,
+        to: &Named<'_>,
+        load: &Load,
+        wish: Option<&CutWish>,
+        how: &str,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<(VectorPaper, Option<Cuts>)>, CompareError> {
+        let failed = |source| CompareError::Vectors { model: to.name.to_owned(), source };
+        let encoder = Embedder::load(to.model, load).map_err(|error| failed(error.into()))?;
+        let mut papers = Vec::new();
+        for task in &self.vectors {
+            observer.part(&format!("{}: {}{how}", to.name, task.name));
+            let mut hear = |share: f64| {
+                observer.progress(share);
+                !observer.cancelled()
+            };
+            let paper = task.put(&encoder, wish, &mut hear).map_err(failed)?;
+            papers.push(paper.ok_or_else(|| to.failed(brevity_eval::Error::Cancelled))?);
+        }
+        Ok(papers)
     }
 }

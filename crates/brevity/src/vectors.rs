@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use brevity_embed::{Ask, Embedder, Rotation, Vectors};
 use brevity_eval::report::{Cuts, On};
-use brevity_eval::retrieval::{self, Judgements, OfQuery, Passage, Query};
+use brevity_eval::retrieval::{self, Judgements, Passage, Query};
 use brevity_eval::stats::{Estimate, mean_of};
 use brevity_eval::sts::{self, Pair};
 
@@ -74,6 +74,19 @@ pub struct CutWish {
     /// Texts on whose vectors principal axes are found, whose first ones are kept; without texts it is the first entries of the
     /// vectors as they are.
     pub fit: Vec<String>,
+}
+
+impl CutWish {
+    /// The numbers of dimensions, rising, of vectors of this width.
+    fn dims_of(&self, width: usize) -> Result<Vec<usize>, VectorError> {
+        let mut dims = if self.dims.is_empty() { usual_dims(width) } else { self.dims.clone() };
+        dims.sort_unstable();
+        dims.dedup();
+        match dims.iter().find(|&&dims| dims == 0 || dims > width) {
+            Some(&asked) => Err(brevity_embed::Error::Dims { asked, width }.into()),
+            None => Ok(dims),
+        }
+    }
 }
 
 /// Numbers of dimensions that cuts are usually looked at with: all, a half, and powers of two below that down to 16.
@@ -180,133 +193,80 @@ impl VectorTask {
                     .zip(&nearest)
                     .map(|(query, found)| (query.id.as_str(), found.iter().map(|&n| corpus[n].id.as_str()).collect()))
                     .collect();
-                self.ranked(&ranked, judgements)
+                let found = retrieval::score(&ranked, judgements, COUNTED, LOOKED_AT);
+                let found = found.ok_or_else(|| nothing("nothing is relevant"))?;
+                let scores = [("ndcg_at_10", found.ndcg), ("mrr_at_10", found.mrr), ("recall_at_100", found.recall)];
+                let scores = scores.into_iter();
+                Ok(scores
+                    .filter_map(|(metric, each)| Some(VectorScore { metric, value: mean_of(&each)?, each }))
+                    .collect())
             }
         }
-    }
-
-    /// What ranked documents score.
-    fn ranked(
-        &self,
-        ranked: &HashMap<&str, Vec<&str>>,
-        judgements: &Judgements,
-    ) -> Result<Vec<VectorScore>, VectorError> {
-        let each = |f: OfQuery, k: usize| -> Vec<f64> {
-            let one = |(query, relevant): (&String, &HashMap<String, u32>)| {
-                f(ranked.get(query.as_str()).map_or(&[][..], Vec::as_slice), relevant, k)
-            };
-            judgements.iter().filter_map(one).collect()
-        };
-        let scores = [
-            ("ndcg_at_10", each(retrieval::ndcg, COUNTED)),
-            ("mrr_at_10", each(retrieval::reciprocal_rank, COUNTED)),
-            ("recall_at_100", each(retrieval::recall, LOOKED_AT)),
-        ];
-        let scores =
-            scores.into_iter().filter_map(|(metric, each)| Some(VectorScore { metric, value: mean_of(&each)?, each }));
-        let scores: Vec<VectorScore> = scores.collect();
-        if scores.is_empty() {
-            return Err(VectorError::Nothing { name: self.name.clone(), why: "nothing is relevant" });
-        }
-        Ok(scores)
     }
 
     /// Puts the question to an encoder. Queries stand behind the prompt called `query` and documents behind `document` or
-    /// `passage`, if the model has such prompts. `progress` hears which share is done, and says whether to go on; if it does not,
-    /// there is no answer.
+    /// `passage`, if the model has such prompts. With a wish, the model cut to every number of layers, and its vectors to some
+    /// numbers of dimensions (divided by their length), are scored as well, by the first score of the task, from the same pass.
+    /// `progress` hears which share is done, and says whether to go on; if it does not, there is no answer.
+    ///
+    /// # Cost
+    /// One pass over the texts; with a wish, memory for their vectors behind each layer, and the scores of each cut.
     ///
     /// # Errors
-    /// If texts cannot be embedded, or nothing can be scored.
+    /// If texts cannot be embedded, or nothing can be scored; [`brevity_embed::Error::Dims`].
     pub fn put(
         &self,
         to: &Embedder,
-        dims: Option<usize>,
+        wish: Option<&CutWish>,
         progress: &mut dyn FnMut(f64) -> bool,
-    ) -> Result<Option<VectorPaper>, VectorError> {
+    ) -> Result<Option<(VectorPaper, Option<Cuts>)>, VectorError> {
+        let dims = wish.map(|wish| wish.dims_of(to.width())).transpose()?;
         let started = Instant::now();
+        let layers: Vec<usize> = if wish.is_some() { (0..=to.layers()).collect() } else { vec![to.layers()] };
         let texts = self.texts();
-        let prompts = self.prompts(to);
-        let all: usize = texts.iter().flatten().map(|text| text.len() + 1).sum();
-        let mut done = 0.0;
-        let mut vectors: Vec<Vectors> = Vec::new();
-        for (texts, prompt) in texts.iter().zip(prompts) {
-            let some: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let share = texts.iter().map(|text| text.len() + 1).sum::<usize>() as f64 / all as f64;
-            let mut one = None;
-            let ask = Ask { prompt, dims };
-            let layers = [to.layers()];
-            let mut hear = |part: f64| progress(done + share * part);
-            to.encode_layers(&some, &ask, &layers, &mut hear, &mut |_, vectors| one = Some(vectors))?;
-            let Some(one) = one else { return Ok(None) };
-            vectors.push(one);
-            done += share;
-        }
+        let [first, second] = self.prompts(to);
+        let fit = wish.map_or(&[][..], |wish| &wish.fit);
+        let parts = [(&texts[0][..], first), (&texts[1], second), (fit, None)];
+        let Some(vectors) = embedded(to, &parts, &layers, progress)? else { return Ok(None) };
         let seconds = started.elapsed().as_secs_f64();
-        let scores = self.score([&vectors[0], &vectors[1]])?;
+        let last = layers.len() - 1;
+        let scores = self.score([&vectors[0][last], &vectors[1][last]])?;
+        let cuts = match (wish, dims) {
+            (Some(wish), Some(dims)) => Some(self.cuts(wish, layers, dims, &vectors)?),
+            _ => None,
+        };
         let items = scores.first().map_or(0, |score| score.each.len());
-        let count = texts.iter().map(Vec::len).sum();
-        Ok(Some(VectorPaper { task: self.name.clone(), items, texts: count, seconds, scores }))
+        let count = parts.iter().map(|(texts, _)| texts.len()).sum();
+        Ok(Some((VectorPaper { task: self.name.clone(), items, texts: count, seconds, scores }, cuts)))
     }
 
-    /// What an encoder scores with every number of layers and with some numbers of dimensions, by the first score of the task,
-    /// from one pass over the texts. Vectors cut to fewer dimensions are divided by their length. `None` if `progress` says to stop.
-    ///
-    /// # Cost
-    /// One pass, and the scores of each cut; memory for the vectors of all texts behind each layer.
-    ///
-    /// # Errors
-    /// As [`VectorTask::put`]; [`brevity_embed::Error::Dims`].
-    pub fn cuts(
+    /// What vectors behind each of these layers score with so many dimensions; `vectors` are those of the two sides and of the texts
+    /// that axes are found on.
+    fn cuts(
         &self,
-        of: &Embedder,
         wish: &CutWish,
-        progress: &mut dyn FnMut(f64) -> bool,
-    ) -> Result<Option<Cuts>, VectorError> {
-        let mut dims = wish.dims.clone();
-        if dims.is_empty() {
-            dims = usual_dims(of.width());
-        }
-        dims.sort_unstable();
-        dims.dedup();
-        if let Some(&asked) = dims.iter().find(|&&dims| dims == 0 || dims > of.width()) {
-            return Err(brevity_embed::Error::Dims { asked, width: of.width() }.into());
-        }
-        let layers: Vec<usize> = (0..=of.layers()).collect();
-        let texts = self.texts();
-        let [first, second] = self.prompts(of);
-        let parts = [(&texts[0], first), (&texts[1], second), (&wish.fit, None)];
-        let all: usize = parts.iter().flat_map(|(texts, _)| texts.iter()).map(|text| text.len() + 1).sum();
-        let (mut done, mut vectors) = (0.0, Vec::new());
-        for (texts, prompt) in parts {
-            let some: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let share = texts.iter().map(|text| text.len() + 1).sum::<usize>() as f64 / all as f64;
-            let ask = Ask { prompt, dims: None };
-            let mut behind: Vec<Vectors> = Vec::new();
-            let mut hear = |part: f64| progress(done + share * part);
-            of.encode_layers(&some, &ask, &layers, &mut hear, &mut |_, vectors| behind.push(vectors))?;
-            if behind.len() != layers.len() {
-                return Ok(None);
-            }
-            vectors.push(behind);
-            done += share;
-        }
-        let mut values = Vec::new();
-        let mut metric = "";
+        layers: Vec<usize>,
+        dims: Vec<usize>,
+        vectors: &[Vec<Vectors>],
+    ) -> Result<Cuts, VectorError> {
+        let (mut values, mut metric) = (Vec::new(), "");
         for layer in 0..layers.len() {
             // All axes at once: fewer are the first of these.
             let axes = match wish.fit.is_empty() {
                 true => None,
-                false => Some(Rotation::fit(&vectors[2][layer])?.layer(of.width())?),
+                false => {
+                    let rotation = Rotation::fit(&vectors[2][layer])?;
+                    Some(rotation.layer(rotation.width)?)
+                }
             };
-            let turned = |vectors: &Vectors| match &axes {
-                Some(axes) => Vectors { width: vectors.width, values: axes.apply(&vectors.values) },
-                None => vectors.clone(),
-            };
-            let (queries, documents) = (turned(&vectors[0][layer]), turned(&vectors[1][layer]));
+            let turned = [0, 1].map(|side| match (&axes, &vectors[side][layer]) {
+                (Some(axes), vectors) => Vectors { width: vectors.width, values: axes.apply(&vectors.values) },
+                (None, vectors) => vectors.clone(),
+            });
             let mut row = Vec::new();
             for &dims in &dims {
                 // A cut that cannot be scored, such as vectors that are all alike, has no number.
-                let cut = [&queries, &documents].map(|vectors| vectors.prefix(dims, true));
+                let cut = turned.each_ref().map(|vectors| vectors.prefix(dims, true));
                 let score = self.score([&cut[0], &cut[1]]).ok().and_then(|scores| scores.into_iter().next());
                 metric = score.as_ref().map_or(metric, |score| score.metric);
                 row.push(score.map_or(f64::NAN, |score| score.value.value));
@@ -318,7 +278,7 @@ impl VectorTask {
             n => format!("the first principal axes of the vectors of {n} texts"),
         };
         let on = On::Task(self.name.clone());
-        Ok(Some(Cuts { name: metric.to_owned(), on, higher_is_better: true, how, layers, dims, values }))
+        Ok(Cuts { name: metric.to_owned(), on, higher_is_better: true, how, layers, dims, values })
     }
 
     fn prompts<'a>(&self, encoder: &'a Embedder) -> [Option<&'a str>; 2] {
@@ -330,6 +290,33 @@ impl VectorTask {
             Asked::Retrieval { .. } => [find(&["query"]), find(&["document", "passage"])],
         }
     }
+}
+
+/// The vectors of several lots of texts, each behind its prompt, and of each lot behind each of these layers. `None` if `progress`
+/// says to stop.
+fn embedded(
+    by: &Embedder,
+    lots: &[(&[String], Option<&str>)],
+    layers: &[usize],
+    progress: &mut dyn FnMut(f64) -> bool,
+) -> Result<Option<Vec<Vec<Vectors>>>, VectorError> {
+    let size = |texts: &[String]| texts.iter().map(|text| text.len() + 1).sum::<usize>() as f64;
+    let all: f64 = lots.iter().map(|(texts, _)| size(texts)).sum();
+    let (mut done, mut vectors) = (0.0, Vec::new());
+    for &(texts, prompt) in lots {
+        let some: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let share = size(texts) / all;
+        let mut behind: Vec<Vectors> = Vec::new();
+        let mut hear = |part: f64| progress(done + share * part);
+        let ask = Ask { prompt, dims: None };
+        by.encode_layers(&some, &ask, layers, &mut hear, &mut |_, vectors| behind.push(vectors))?;
+        if behind.len() != layers.len() {
+            return Ok(None);
+        }
+        vectors.push(behind);
+        done += share;
+    }
+    Ok(Some(vectors))
 }
 
 /// A file without its ending, or a directory.

@@ -99,7 +99,8 @@ fn rows(hits: Vec<Vec<Hit>>) -> Vec<Vec<usize>> {
 fn ndcg(found: &[Vec<usize>], documents: &[String], asked: &[String], judgements: &Judgements) -> f64 {
     let named = |rows: &Vec<usize>| rows.iter().map(|&row| documents[row].as_str()).collect::<Vec<_>>();
     let ranked: HashMap<&str, Vec<&str>> = asked.iter().map(String::as_str).zip(found.iter().map(named)).collect();
-    score(&ranked, judgements, 10).expect("queries are judged").ndcg.value
+    let each = score(&ranked, judgements, 10, 10).expect("queries are judged").ndcg;
+    each.iter().sum::<f64>() / each.len() as f64
 }
 
 fn floats(tensors: &SafeTensors<'_>, name: &str) -> Result<(Vec<f32>, usize), Failed> {

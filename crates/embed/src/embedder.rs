@@ -66,16 +66,6 @@ impl Embedder {
         }
     }
 
-    /// The vectors of texts, in their order.
-    ///
-    /// # Errors
-    /// As [`Encoder::encode`].
-    pub fn encode(&self, texts: &[&str], ask: &Ask<'_>) -> Result<Vectors> {
-        let mut one = None;
-        self.encode_layers(texts, ask, &[self.layers()], &mut |_| true, &mut |_, vectors| one = Some(vectors))?;
-        Ok(one.unwrap_or_default())
-    }
-
     /// The vectors of texts behind each of some numbers of blocks, as [`Encoder::encode_layers`] has them.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use tokenizers::Tokenizer;
 use crate::error::{Error, Result};
 use crate::modules::{First, Layer, Modules};
 use crate::pool::Pooling;
-use crate::tokens::Tokens;
+use crate::tokens::{Reading, Tokens};
 use crate::vectors::Vectors;
 
 /// Tokens that go through the model at once. Enough to keep all cores at matrices of a good size; the states of a larger
@@ -56,7 +56,6 @@ pub struct Ask<'a> {
 pub struct Encoder {
     model: Resident,
     tokens: Tokens,
-    max_tokens: usize,
     modules: Modules,
     width: usize,
 }
@@ -114,13 +113,12 @@ impl Encoder {
             (Some(said), Some(known)) => Some(said.min(known)),
             (said, known) => said.or(known),
         };
-        let tokens = Tokens::new(tokenizer, true);
-        let tokens = tokens.map_err(|why| Error::Tokenize { text: 0, why: why.to_string() })?;
-        let width = width(folder, &modules, model.hidden)?;
+        let most = modules.max_tokens.unwrap_or(usize::MAX);
+        let tokens = Tokens::new(tokenizer, Reading { special: true, lower: modules.lower_case, most })?;
+        let width = modules.width(model.hidden)?;
         let compute = load.compute.unwrap_or(Compute::F32);
         let model = Resident::load_for_states(stages, compute, layers, &sharpen)?;
-        let max_tokens = modules.max_tokens.unwrap_or(usize::MAX);
-        Ok(Encoder { model, tokens, max_tokens, modules, width })
+        Ok(Encoder { model, tokens, modules, width })
     }
 
     /// Dimensions of the vectors.
@@ -209,8 +207,8 @@ impl Encoder {
     /// If the model cannot be run.
     pub fn encode_tokens(&self, ids: &[u32], progress: &mut dyn FnMut(f64) -> bool) -> Result<Option<Vectors>> {
         let [front, back] = self.tokens.ends();
-        let mut values = Vec::new();
-        for (n, some) in ids.chunks((BATCH / (front.len() + 1 + back.len())).max(1)).enumerate() {
+        let (mut values, mut done) = (Vec::new(), 0);
+        for some in ids.chunks((BATCH / (front.len() + 1 + back.len())).max(1)) {
             let texts: Vec<Vec<u32>> = some.iter().map(|&id| [front, &[id], back].concat()).collect();
             let sequences: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
             let last = self.layers();
@@ -223,7 +221,8 @@ impl Encoder {
                 }
                 Ok(())
             })?;
-            if !progress((n * sequences.len()) as f64 / ids.len() as f64) {
+            done += some.len();
+            if !progress(done as f64 / ids.len() as f64) {
                 return Ok(None);
             }
         }
@@ -259,7 +258,7 @@ impl Encoder {
             Ok(())
         })?;
         for (passed, rows) in pooled {
-            let rows = self.behind(rows);
+            let rows = self.behind(rows, some.len());
             let width = rows.len() / some.len();
             for (&n, row) in some.iter().zip(rows.chunks_exact(width)) {
                 if row.iter().any(|x| !x.is_finite()) {
@@ -285,9 +284,9 @@ impl Encoder {
         out
     }
 
-    /// Through everything behind the pooling.
-    fn behind(&self, mut rows: Vec<f32>) -> Vec<f32> {
-        let mut width = self.pooled_width();
+    /// So many pooled vectors, through everything behind the pooling.
+    fn behind(&self, mut rows: Vec<f32>, count: usize) -> Vec<f32> {
+        let mut width = rows.len() / count;
         for layer in &self.modules.layers {
             match layer {
                 Layer::Pool { .. } => {}
@@ -299,14 +298,6 @@ impl Encoder {
             }
         }
         rows
-    }
-
-    fn pooled_width(&self) -> usize {
-        let dense = self.modules.layers.iter().find_map(|layer| match layer {
-            Layer::Dense(dense) => Some(dense.shape[1]),
-            _ => None,
-        });
-        dense.unwrap_or(self.width)
     }
 
     /// Whether vectors have length one.
@@ -327,26 +318,14 @@ impl Encoder {
         let skip = if counts || prompt.is_empty() { 0 } else { self.prompt_tokens(prompt)? };
         let one = |(n, text): (usize, &&str)| -> Result<Input> {
             let text = format!("{prompt}{text}");
-            Ok(Input { ids: self.tokens(n, text.trim())?, skip })
+            Ok(Input { ids: self.tokens.ids(n, text.trim())?, skip })
         };
         texts.par_iter().enumerate().map(one).collect()
     }
 
-    fn tokens(&self, n: usize, text: &str) -> Result<Vec<u32>> {
-        let lower;
-        let text = if self.modules.lower_case {
-            lower = text.to_lowercase();
-            &lower
-        } else {
-            text
-        };
-        let ids = self.tokens.ids(text, true, self.max_tokens);
-        ids.map_err(|why| Error::Tokenize { text: n, why: why.to_string() })
-    }
-
     /// How many tokens at the beginning belong to a prompt: all that it has by itself but the one that ends a text.
     fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
-        let (with, without) = (self.tokens(0, prompt)?, self.tokens(0, "")?);
+        let (with, without) = (self.tokens.ids(0, prompt)?, self.tokens.ids(0, "")?);
         let ended = with.last().is_some_and(|last| without.last() == Some(last));
         Ok(with.len() - usize::from(ended))
     }
@@ -356,23 +335,6 @@ impl Encoder {
 pub fn normalise(row: &mut [f32]) {
     let norm = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt().max(1e-12);
     row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
-}
-
-/// Width behind all modules.
-fn width(folder: &Folder, modules: &Modules, hidden: usize) -> Result<usize> {
-    let mut width = hidden;
-    for layer in &modules.layers {
-        match layer {
-            Layer::Pool { modes, .. } => width *= modes.len(),
-            Layer::Dense(dense) if dense.shape[1] != width => {
-                let why = format!("puts a layer for {} entries behind vectors of {width}", dense.shape[1]);
-                return Err(Error::File { file: folder.path().join(crate::modules::MODULES), why });
-            }
-            Layer::Dense(dense) => width = dense.shape[0],
-            Layer::Normalize => {}
-        }
-    }
-    Ok(width)
 }
 
 /// The longest input that the tokenizer of a directory was made for.

@@ -49,6 +49,14 @@ pub enum Error {
         /// What the tokenizer says.
         why: String,
     },
+    /// A dense layer for vectors of another width.
+    #[error("a dense layer for {inputs} entries stands behind vectors of {width}")]
+    Width {
+        /// Inputs of the layer.
+        inputs: usize,
+        /// Width of what is in front of it.
+        width: usize,
+    },
     /// More dimensions than there are.
     #[error("{asked} dimensions are more than the {width} that the vectors have")]
     Dims {

@@ -1,7 +1,7 @@
 //! A linear layer fitted so that the vectors of a cut model come near those of the whole one. No labels, and no training.
 
-use brevity_kernels::linalg::solver_f64;
-use rayon::prelude::*;
+use brevity_kernels::linalg::{matmul_f64, solver_f64};
+use brevity_kernels::matmul::Dims;
 
 use crate::error::{Error, Result};
 use crate::modules::{Dense, DenseAct};
@@ -89,16 +89,10 @@ impl Sums {
         };
         let (x, y) = (centred(inputs, &means[0]), centred(targets, &means[1]));
         let (wide, narrow) = (inputs.width, targets.width);
-        // Row by row of the result, so that the number of threads changes no sum.
-        let product = |left: &[f64], left_width: usize| -> Vec<f64> {
-            let mut sums = vec![0f64; left_width * wide];
-            sums.par_chunks_mut(wide).enumerate().for_each(|(i, sums)| {
-                for n in 0..rows.len() {
-                    let factor = left[n * left_width + i];
-                    sums.iter_mut().zip(&x[n * wide..][..wide]).for_each(|(sum, x)| *sum += factor * x);
-                }
-            });
-            sums
+        // `aᵀ x`, with `a` turned so that its rows are those of the product.
+        let product = |a: &[f64], m: usize| {
+            let turned: Vec<f64> = (0..m).flat_map(|i| a.iter().skip(i).step_by(m)).copied().collect();
+            matmul_f64(Dims { m, k: rows.len(), n: wide }, &turned, &x)
         };
         Sums { widths: [wide, narrow], own: product(&x, wide), cross: product(&y, narrow), means }
     }

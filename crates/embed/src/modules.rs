@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use brevity_formats::Folder;
+use brevity_formats::{Files, Folder, SafetensorsFiles};
 use brevity_kernels::matmul::{Dims, linear_f32};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -146,11 +146,15 @@ impl Modules {
     }
 
     /// Width of the vectors, given that of the states.
-    pub fn width(&self, hidden: usize) -> usize {
-        self.layers.iter().fold(hidden, |width, layer| match layer {
-            Layer::Pool { modes, .. } => width * modes.len(),
-            Layer::Dense(dense) => dense.shape[0],
-            Layer::Normalize => width,
+    ///
+    /// # Errors
+    /// [`Error::Width`] if a dense layer is for vectors of another width.
+    pub fn width(&self, hidden: usize) -> Result<usize> {
+        self.layers.iter().try_fold(hidden, |width, layer| match layer {
+            Layer::Pool { modes, .. } => Ok(width * modes.len()),
+            Layer::Dense(dense) if dense.shape[1] != width => Err(Error::Width { inputs: dense.shape[1], width }),
+            Layer::Dense(dense) => Ok(dense.shape[0]),
+            Layer::Normalize => Ok(width),
         })
     }
 
@@ -276,21 +280,16 @@ impl Dense {
                 return Err(file(folder, &config, format!("has the activation `{other}`, which is not known")));
             }
         };
-        let bytes = folder.read(&weights)?;
+        let files = SafetensorsFiles::open(folder, &[&weights])?;
         let wrong = |why: &str| file(folder, &weights, why.to_owned());
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| wrong(&format!("is no safetensors file: {e}")))?;
-        let values = |name: &str| -> Result<Option<(Vec<usize>, Vec<f32>)>> {
-            let Ok(tensor) = tensors.tensor(name) else { return Ok(None) };
-            let values = floats(tensor.dtype(), tensor.data());
-            let values = values.ok_or_else(|| wrong(&format!("holds `{name}` in a type that is no float")))?;
-            Ok(Some((tensor.shape().to_vec(), values)))
-        };
-        let (shape, weight) = values("linear.weight")?.ok_or_else(|| wrong("has no `linear.weight`"))?;
-        let shape: [usize; 2] = shape.try_into().map_err(|_| wrong("has a `linear.weight` that is no matrix"))?;
-        let bias = values("linear.bias")?.map(|(_, bias)| bias);
-        if shape[1] == 0 || bias.as_ref().is_some_and(|bias| bias.len() != shape[0]) {
+        let shape = files.raw("linear.weight").ok_or_else(|| wrong("has no `linear.weight`"))?.shape;
+        let &[outputs, inputs] = shape else { return Err(wrong("has a `linear.weight` that is no matrix")) };
+        let weight = files.read_f32("linear.weight")?;
+        let bias = files.raw("linear.bias").map(|_| files.read_f32("linear.bias")).transpose()?;
+        if bias.as_ref().is_some_and(|bias| bias.len() != outputs) || inputs == 0 {
             return Err(wrong("has a bias and a weight that do not fit together"));
         }
+        let shape = [outputs, inputs];
         Ok(Dense { shape, weight, bias, act })
     }
 
@@ -314,18 +313,6 @@ impl Dense {
         let weights = safetensors::serialize(tensors, None).expect("names and shapes are fine");
         vec![("config.json", pretty(&config)), ("model.safetensors", weights)]
     }
-}
-
-/// Values of a tensor of floats.
-pub(crate) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    let pairs = |f: fn([u8; 2]) -> f32| bytes.chunks_exact(2).map(|b| f([b[0], b[1]])).collect();
-    Some(match dtype {
-        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::F64 => bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight")) as f32).collect(),
-        Dtype::F16 => pairs(|b| half::f16::from_le_bytes(b).to_f32()),
-        Dtype::BF16 => pairs(|b| half::bf16::from_le_bytes(b).to_f32()),
-        _ => return None,
-    })
 }
 
 pub(crate) fn file(folder: &Folder, name: &str, why: String) -> Error {

@@ -11,6 +11,8 @@ use std::sync::Mutex;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::error::{Error, Result};
+
 /// Pieces are remembered in so many maps, each with a lock of its own.
 const MAPS: usize = 64;
 /// A map that holds so many pieces is emptied: corpora of names and numbers never end.
@@ -21,10 +23,22 @@ const LONGEST: usize = 48;
 /// Pieces and their ids.
 type Pieces = Mutex<HashMap<Box<str>, Box<[u32]>>>;
 
+/// How texts are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    /// Whether what the tokenizer puts around texts is wanted.
+    pub special: bool,
+    /// Whether texts are put into lower case first.
+    pub lower: bool,
+    /// Tokens that a text is cut to, those around it among them.
+    pub most: usize,
+}
+
 /// A tokenizer that remembers the pieces between blanks.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     tokenizer: Tokenizer,
+    reading: Reading,
     /// None if the tokenizer looks across blanks.
     known: Option<Vec<Pieces>>,
     hasher: RandomState,
@@ -33,42 +47,57 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// Takes a tokenizer; `special` says whether what it puts around texts is wanted.
+    /// Takes a tokenizer.
     ///
     /// # Errors
-    /// What the tokenizer says of an empty text.
-    pub fn new(tokenizer: Tokenizer, special: bool) -> tokenizers::Result<Tokens> {
-        let ends = match special {
-            true => around(&tokenizer)?,
+    /// [`Error::Tokenize`] if it fails on a letter.
+    pub fn new(tokenizer: Tokenizer, reading: Reading) -> Result<Tokens> {
+        let ends = match reading.special {
+            true => around(&tokenizer).map_err(|why| refused(0, &why))?,
             false => Some([Vec::new(), Vec::new()]),
         };
         let by_piece = ends.is_some() && looks_at_pieces(&tokenizer);
         let known = by_piece.then(|| (0..MAPS).map(|_| Mutex::default()).collect());
-        Ok(Tokens { tokenizer, known, hasher: RandomState::new(), ends: ends.unwrap_or_default() })
+        Ok(Tokens { tokenizer, reading, known, hasher: RandomState::new(), ends: ends.unwrap_or_default() })
     }
 
-    /// The ids of a text, at most so many, those around it among them. `special` as it was in [`Tokens::new`].
+    /// The ids of a text. Where it is cut, what ends every text stays. In errors the text goes by `n`.
     ///
     /// # Errors
-    /// What the tokenizer says.
-    pub fn ids(&self, text: &str, special: bool, most: usize) -> tokenizers::Result<Vec<u32>> {
-        let Some(known) = &self.known else {
-            let encoding = self.tokenizer.encode_fast(text, special)?;
-            let mut ids = encoding.get_ids().to_vec();
-            if ids.len() > most {
-                // What stands at the end of every text stays.
-                let end = if special { around(&self.tokenizer)?.unwrap_or_default()[1].len() } else { 0 };
-                let last = ids.split_off(ids.len() - end);
-                ids.truncate(most.saturating_sub(end));
-                ids.extend(last);
-                ids.truncate(most);
+    /// [`Error::Tokenize`].
+    pub fn ids(&self, n: usize, text: &str) -> Result<Vec<u32>> {
+        let lower;
+        let text = match self.reading.lower {
+            true => {
+                lower = text.to_lowercase();
+                &lower
             }
-            return Ok(ids);
+            false => text,
         };
+        let ids = match &self.known {
+            Some(known) => self.by_piece(known, text),
+            None => self.whole(text),
+        };
+        ids.map_err(|why| refused(n, &why))
+    }
+
+    fn whole(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
+        let Reading { special, most, .. } = self.reading;
+        let mut ids = self.tokenizer.encode_fast(text, special)?.get_ids().to_vec();
+        if ids.len() > most {
+            let last = ids.split_off(ids.len() - self.ends[1].len());
+            ids.truncate(most.saturating_sub(last.len()));
+            ids.extend(last);
+            ids.truncate(most);
+        }
+        Ok(ids)
+    }
+
+    fn by_piece(&self, known: &[Pieces], text: &str) -> tokenizers::Result<Vec<u32>> {
         let [front, back] = &self.ends;
-        let room = most.saturating_sub(front.len() + back.len());
+        let room = self.reading.most.saturating_sub(front.len() + back.len());
         let mut ids = front.clone();
-        for piece in text.split_whitespace() {
+        for piece in text.split(is_blank).filter(|piece| !piece.is_empty()) {
             if ids.len() - front.len() >= room {
                 break;
             }
@@ -76,7 +105,7 @@ impl Tokens {
         }
         ids.truncate(front.len() + room);
         ids.extend(back);
-        ids.truncate(most);
+        ids.truncate(self.reading.most);
         Ok(ids)
     }
 
@@ -99,6 +128,16 @@ impl Tokens {
         Ok(())
     }
 
+    /// Cuts texts to so many tokens from now on.
+    pub fn cut_to(&mut self, most: usize) {
+        self.reading.most = most;
+    }
+
+    /// Tokens that a text is cut to.
+    pub fn most(&self) -> usize {
+        self.reading.most
+    }
+
     /// What stands in front of and behind every text.
     pub fn ends(&self) -> [&[u32]; 2] {
         [&self.ends[0], &self.ends[1]]
@@ -108,6 +147,16 @@ impl Tokens {
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
+}
+
+fn refused(text: usize, why: &tokenizers::Error) -> Error {
+    Error::Tokenize { text, why: why.to_string() }
+}
+
+/// Whether every tokenizer that [`looks_at_pieces`] splits there: some take control characters out before they look for blanks, so
+/// that a form feed joins two words.
+fn is_blank(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r') || c.is_whitespace() && !c.is_control()
 }
 
 /// What a tokenizer puts in front of every text and behind it; `None` if that cannot be told.
@@ -168,35 +217,48 @@ mod tests {
     fn remembered_pieces_give_what_the_tokenizer_gives() {
         let plain = wordpiece();
         for special in [true, false] {
-            let tokens = Tokens::new(wordpiece(), special).unwrap();
+            let tokens = Tokens::new(wordpiece(), read(special, 99)).unwrap();
             assert!(tokens.known.is_some());
-            for text in
-                ["Unable. un\u{a0}able\tab", "", "  ", "\u{e9} a\u{301}b \u{65e5}a un\u{0}able", "unable unable zz"]
-            {
+            for text in [
+                "Unable. un\u{a0}able\tab",
+                "",
+                "  ",
+                "\u{e9} a\u{301}b \u{65e5}a un\u{0}able",
+                "unable unable zz",
+                "un\u{c}able a\u{85}b a\u{2028}b",
+            ] {
                 for _ in 0..2 {
                     let want = plain.encode_fast(text, special).unwrap().get_ids().to_vec();
-                    assert_eq!(tokens.ids(text, special, 99).unwrap(), want, "{text:?}");
+                    assert_eq!(tokens.ids(0, text).unwrap(), want, "{text:?}");
                 }
             }
         }
     }
 
+    fn read(special: bool, most: usize) -> Reading {
+        Reading { special, lower: false, most }
+    }
+
     #[test]
     fn what_ends_a_text_stays_when_it_is_cut() {
-        let tokens = Tokens::new(wordpiece(), true).unwrap();
-        assert_eq!(tokens.ids("a a a a a", true, 5).unwrap(), [1, 6, 6, 6, 2]);
-        assert_eq!(tokens.ids("unable unable", true, 5).unwrap(), [1, 3, 4, 3, 2]);
-        let bare = Tokens::new(wordpiece(), false).unwrap();
-        assert_eq!(bare.ids("unable unable", false, 3).unwrap(), [3, 4, 3]);
+        let tokens = Tokens::new(wordpiece(), read(true, 5)).unwrap();
+        assert_eq!(tokens.ids(0, "a a a a a").unwrap(), [1, 6, 6, 6, 2]);
+        assert_eq!(tokens.ids(0, "unable unable").unwrap(), [1, 3, 4, 3, 2]);
+        let bare = Tokens::new(wordpiece(), read(false, 3)).unwrap();
+        assert_eq!(bare.ids(0, "unable unable").unwrap(), [3, 4, 3]);
     }
 
     #[test]
     fn a_tokenizer_that_looks_across_blanks_is_asked_for_whole_texts() {
-        let mut tokenizer = wordpiece();
-        tokenizer.with_pre_tokenizer(None::<BertPreTokenizer>);
-        let tokens = Tokens::new(tokenizer, true).unwrap();
-        assert!(tokens.known.is_none());
-        assert_eq!(tokens.ids("unable", true, 9).unwrap(), [1, 3, 4, 2]);
-        assert_eq!(tokens.ids("unable", true, 3).unwrap(), [1, 3, 2]);
+        let across = || {
+            let mut tokenizer = wordpiece();
+            tokenizer.with_pre_tokenizer(None::<BertPreTokenizer>);
+            tokenizer
+        };
+        for (most, want) in [(9, &[1, 3, 4, 2][..]), (3, &[1, 3, 2])] {
+            let tokens = Tokens::new(across(), read(true, most)).unwrap();
+            assert!(tokens.known.is_none());
+            assert_eq!(tokens.ids(0, "unable").unwrap(), want);
+        }
     }
 }

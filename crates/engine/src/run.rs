@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use brevity_formats::{Checkpoint, Output, StageView, carried_files, laid, module_folders, multiplied_out};
+use brevity_formats::{Checkpoint, Output, StageView, carried_files, laid, multiplied_out};
 use brevity_methods::Method;
 use brevity_model::{Block, Form, HeadsRecord, Model, Role, Slot, Source, Stage, Weight};
 use serde::{Deserialize, Serialize};
@@ -326,13 +326,7 @@ impl Plan {
             let some: Vec<Option<Note>> = notes.iter().cloned().map(Some).collect();
             let left = self.written(checkpoint, &output, &some)?;
             let lines = self.calibration.as_ref().map_or(&[][..], |calibration| &calibration.lines);
-            let made = pool.install(|| cut.files(checkpoint, &left, lines, self.compute()))?;
-            let folders = |name: &str| name.split_once('/').map(|(folder, _)| folder.to_owned());
-            let old: Vec<String> = module_folders(checkpoint.folder());
-            files.retain(|(name, _)| {
-                folders(name).is_none_or(|folder| !old.contains(&folder)) && made.iter().all(|(new, _)| new != name)
-            });
-            files.extend(made);
+            pool.install(|| cut.write(&mut files, checkpoint, &left, lines, self.compute()))?;
         }
         if !files.iter().any(|(name, _)| name == "tokenizer.json")
             && checkpoint.format() == "gguf"

@@ -4,7 +4,7 @@ use std::fmt;
 
 use brevity_embed::modules::{Dense, First, Layer};
 use brevity_embed::{Ask, Encoder, Load, Modules, Rotation, Vectors, fit};
-use brevity_formats::Checkpoint;
+use brevity_formats::{Checkpoint, module_folders};
 use brevity_runtime::Compute;
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,7 @@ impl VectorCut {
     pub(crate) fn check(&self, checkpoint: &Checkpoint, texts: Option<&[String]>) -> Result<(), Error> {
         let refused = |what: String| Error::Vectors { what };
         let modules = Modules::read(checkpoint.folder()).map_err(|error| refused(error.to_string()))?;
-        let width = modules.width(checkpoint.model().hidden);
+        let width = modules.width(checkpoint.model().hidden).map_err(|error| refused(error.to_string()))?;
         if modules.first != First::Transformer {
             return Err(refused("the model is a table already".into()));
         }
@@ -99,17 +99,19 @@ impl VectorCut {
         4 * numbers + 4 * vectors as u64
     }
 
-    /// The files that say what stands behind the model that is left.
+    /// Puts the files that say what stands behind the model that is left among those that go with it, in the place of those that
+    /// said so of the original.
     ///
     /// # Errors
     /// If texts cannot be embedded.
-    pub(crate) fn files(
+    pub(crate) fn write(
         &self,
+        files: &mut Vec<(String, Vec<u8>)>,
         original: &Checkpoint,
         left: &Checkpoint,
         texts: &[String],
         compute: Compute,
-    ) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    ) -> Result<(), Error> {
         let refused = |error: brevity_embed::Error| Error::Vectors { what: error.to_string() };
         let mut modules = Modules::read(original.folder()).map_err(refused)?;
         let normalises = matches!(modules.layers.last(), Some(Layer::Normalize));
@@ -122,7 +124,7 @@ impl VectorCut {
         };
         modules.truncate_dim = None;
         let layer = match self.turn {
-            Turn::None => Dense::prefix(modules.width(original.model().hidden), self.dims),
+            Turn::None => Dense::prefix(modules.width(original.model().hidden).map_err(refused)?, self.dims),
             Turn::Pca => Rotation::fit(&encoded(left, &modules)?).and_then(|r| r.layer(self.dims)).map_err(refused)?,
             Turn::Fit => {
                 let whole = encoded(original, &modules)?;
@@ -136,7 +138,14 @@ impl VectorCut {
         if normalises {
             modules.layers.push(Layer::Normalize);
         }
-        Ok(modules.files(left.model().hidden))
+        let made = modules.files(left.model().hidden);
+        let old = module_folders(original.folder());
+        files.retain(|(name, _)| {
+            let of_module = name.split_once('/').is_some_and(|(folder, _)| old.iter().any(|module| module == folder));
+            !of_module && made.iter().all(|(new, _)| new != name)
+        });
+        files.extend(made);
+        Ok(())
     }
 }
 

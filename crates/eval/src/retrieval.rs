@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use crate::data;
 use crate::error::{Error, Result};
 use crate::read;
-use crate::stats::{Estimate, mean_of};
 
 /// A document of a corpus.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -170,43 +169,35 @@ pub fn recall(ranked: &[&str], relevant: &HashMap<String, u32>, k: usize) -> Opt
 }
 
 /// A score of one query: of ranked documents, those that are relevant, and `k`.
-pub type OfQuery = fn(&[&str], &HashMap<String, u32>, usize) -> Option<f64>;
+type OfQuery = fn(&[&str], &HashMap<String, u32>, usize) -> Option<f64>;
 
-/// How good a retrieval is, over the queries that have relevant documents.
+/// How good a retrieval is, over the queries that have relevant documents. Values of each query are in the order of their names, to
+/// compare models query by query.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retrieval {
-    /// How many documents of each query were looked at.
+    /// How many documents of each query count for [`ndcg`] and [`reciprocal_rank`].
     pub k: usize,
-    /// How many queries were judged.
-    pub queries: usize,
-    /// The mean of [`ndcg`].
-    pub ndcg: Estimate,
-    /// The mean of [`reciprocal_rank`].
-    pub mrr: Estimate,
-    /// The mean of [`recall`].
-    pub recall: Estimate,
-    /// [`ndcg`] of each query in the order of their names, to compare models pair by pair.
-    pub each_ndcg: Vec<f64>,
+    /// How many count for [`recall`].
+    pub depth: usize,
+    /// [`ndcg`] of each query.
+    pub ndcg: Vec<f64>,
+    /// [`reciprocal_rank`] of each query.
+    pub mrr: Vec<f64>,
+    /// [`recall`] of each query.
+    pub recall: Vec<f64>,
 }
 
-/// Scores ranked documents of queries. Queries without relevant documents do not count, as in BEIR; judged queries that
-/// were not asked count as nothing found. `None` if no query counts.
-pub fn score(ranked: &HashMap<&str, Vec<&str>>, judgements: &Judgements, k: usize) -> Option<Retrieval> {
-    let each = |f: OfQuery| -> Vec<f64> {
+/// Scores ranked documents of queries, the first `k` of each, and for recall the first `depth`. Queries without relevant documents do not
+/// count, as in BEIR; judged queries that were not asked count as nothing found. `None` if no query counts.
+pub fn score(ranked: &HashMap<&str, Vec<&str>>, judgements: &Judgements, k: usize, depth: usize) -> Option<Retrieval> {
+    let each = |f: OfQuery, k: usize| -> Vec<f64> {
         let one = |(query, relevant): (&String, &HashMap<String, u32>)| {
             f(ranked.get(query.as_str()).map_or(&[][..], Vec::as_slice), relevant, k)
         };
         judgements.iter().filter_map(one).collect()
     };
-    let each_ndcg = each(ndcg);
-    Some(Retrieval {
-        k,
-        queries: each_ndcg.len(),
-        ndcg: mean_of(&each_ndcg)?,
-        mrr: mean_of(&each(reciprocal_rank))?,
-        recall: mean_of(&each(recall))?,
-        each_ndcg,
-    })
+    let found = Retrieval { k, depth, ndcg: each(ndcg, k), mrr: each(reciprocal_rank, k), recall: each(recall, depth) };
+    (!found.ndcg.is_empty()).then_some(found)
 }
 
 #[cfg(test)]
@@ -252,8 +243,10 @@ mod tests {
         assert_eq!(judgements["q1"].len(), 2);
         // The first is perfect, the second was not asked, the third has nothing to find.
         let ranked = HashMap::from([("q1", vec!["a", "b"]), ("q3", vec!["d"])]);
-        let found = score(&ranked, &judgements, 10).unwrap();
-        assert_eq!((found.queries, found.ndcg.value, found.mrr.value, found.recall.value), (2, 0.5, 0.5, 0.5));
+        let found = score(&ranked, &judgements, 10, 100).unwrap();
+        let half = vec![1.0, 0.0];
+        assert_eq!((found.ndcg, found.mrr, found.recall), (half.clone(), half.clone(), half));
+        assert!(score(&ranked, &Judgements::new(), 10, 100).is_none());
         let error = parse_judgements("h\nq1\ta\tx\n", Path::new("t.tsv")).unwrap_err();
         assert_eq!(error.to_string(), "`t.tsv`, line 2, has a relevance that is no whole number");
     }

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::bits;
-use super::vectors::{Random, normals};
 use crate::codec::error::Result;
+use crate::random::{Random, normals};
 
 /// Along which axes the bits of a vector are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

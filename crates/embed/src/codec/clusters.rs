@@ -2,7 +2,7 @@
 
 use brevity_kernels::nearest::nearest;
 
-use super::vectors::{Random, below, unit};
+use crate::random::{Random, below, unit};
 
 /// Centroids, drawn by k-means++: each next is a point drawn by its squared distance to those before.
 ///

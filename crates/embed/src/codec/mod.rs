@@ -48,7 +48,7 @@ use chacha20::rand_core::SeedableRng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use vectors::Random;
+use crate::random::Random;
 
 /// The most vectors that axes and centroids are fitted to; of more, as many are drawn.
 pub const SAMPLE: usize = 1 << 16;

@@ -8,8 +8,9 @@ use rayon::prelude::*;
 
 use super::axes::{polar, principal, products};
 use super::clusters::{refine, seeds};
-use super::vectors::{Random, Vectors, below};
+use super::vectors::Vectors;
 use crate::codec::error::{Error, Result};
+use crate::random::{Random, below};
 
 /// Rounds in which centroids are refined, at the end.
 const ROUNDS: usize = 25;
@@ -273,7 +274,7 @@ fn unpack(packed: &[u8], parts: usize, bits: usize) -> Cow<'_, [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::vectors::normals;
+    use crate::random::normals;
     use chacha20::rand_core::SeedableRng;
 
     /// Vectors whose variance falls along axes that are not the dimensions.

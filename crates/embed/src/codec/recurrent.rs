@@ -2,8 +2,9 @@
 
 use super::axes::{Axes, Turn};
 use super::sign;
-use super::vectors::{Random, Vectors};
+use super::vectors::Vectors;
 use crate::codec::error::{Error, Result};
+use crate::random::Random;
 
 /// Codes `b = Σ_t 2^-t d_t` of `u + 1` planes of signs: `d_0` is the sign of the projected vector in units of the scale,
 /// each next plane the sign of what the planes before leave.
@@ -69,8 +70,8 @@ impl Recurrent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::vectors::normals;
     use crate::codec::{Sign, bits};
+    use crate::random::normals;
     use chacha20::rand_core::SeedableRng;
 
     const TURNS: [Turn; 3] = [Turn::None, Turn::Random, Turn::Learned];

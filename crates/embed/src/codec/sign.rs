@@ -2,8 +2,9 @@
 
 use super::axes::{Axes, Turn, fit_scale};
 use super::bits;
-use super::vectors::{Random, Vectors};
+use super::vectors::Vectors;
 use crate::codec::error::{Error, Result};
+use crate::random::Random;
 
 /// Signs of the dimensions of vectors, or of their projections on other axes.
 ///

@@ -5,8 +5,8 @@ use std::path::Path;
 use chacha20::rand_core::SeedableRng;
 use serde_json::Value;
 
-use super::vectors::normals;
 use super::*;
+use crate::random::normals;
 
 const WIDTH: usize = 24;
 

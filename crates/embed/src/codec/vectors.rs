@@ -1,13 +1,9 @@
 //! Vectors that are known to be whole and finite, and random choices among them.
 
-use chacha20::ChaCha8Rng;
-use chacha20::rand_core::Rng;
 use rayon::prelude::*;
 
 use crate::codec::error::{Error, Result};
-
-/// Random numbers that are the same everywhere and in every version.
-pub(super) type Random = ChaCha8Rng;
+use crate::random::{Random, below};
 
 /// Vectors of one width, all of whose numbers are finite.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,26 +70,6 @@ impl<'a> Vectors<'a> {
     }
 }
 
-/// A number below `n`: the high half of a product, whose bias is too small to be seen here.
-pub(super) fn below(random: &mut Random, n: usize) -> usize {
-    ((u128::from(random.next_u64()) * n as u128) >> 64) as usize
-}
-
-/// A number from zero to below one.
-pub(super) fn unit(random: &mut Random) -> f64 {
-    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
-}
-
-/// Numbers of the normal distribution, by the method of Box and Muller.
-pub(super) fn normals(random: &mut Random, count: usize) -> Vec<f32> {
-    (0..count)
-        .map(|_| {
-            let (radius, angle) = (1.0 - unit(random), unit(random));
-            ((-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()) as f32
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,13 +98,5 @@ mod tests {
         assert_eq!(sample.len(), 30);
         assert!(sample.windows(2).all(|pair| pair[0] < pair[1]));
         assert_eq!(Vectors::new(&values, 1).unwrap().sample(100, &mut Random::seed_from_u64(5)), values);
-    }
-
-    #[test]
-    fn normal_numbers_have_their_mean_and_variance() {
-        let numbers = normals(&mut Random::seed_from_u64(1), 40_000);
-        let mean = numbers.iter().sum::<f32>() / 40_000.0;
-        let variance = numbers.iter().map(|x| x * x).sum::<f32>() / 40_000.0;
-        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "{mean} {variance}");
     }
 }

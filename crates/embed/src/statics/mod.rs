@@ -3,18 +3,16 @@
 mod distill;
 mod vocabulary;
 
-use std::path::Path;
-
-use brevity_formats::Folder;
+use brevity_formats::{Files, Folder, SafetensorsFiles};
 use rayon::prelude::*;
+use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
-use crate::modules::{First, Layer, Modules, file, floats, pretty};
-use crate::tokens::Tokens;
+use crate::modules::{First, Layer, Modules, file, pretty};
+use crate::tokens::{Reading, Tokens};
 use crate::vectors::Vectors;
 
 pub use distill::{Distill, Rows, distill};
@@ -40,7 +38,6 @@ pub struct StaticModel {
     /// For each token, a factor.
     weights: Option<Vec<f32>>,
     normalise: bool,
-    max_tokens: usize,
     /// Characters of a text that are looked at.
     max_chars: usize,
     unknown: Option<u32>,
@@ -138,18 +135,8 @@ impl StaticModel {
         }
         let unknown = unknown(&tokenizer);
         let max_chars = USUAL_TOKENS * median_length(&tokenizer);
-        let tokens = Tokens::new(tokenizer, false).map_err(|why| Error::Tokenize { text: 0, why: why.to_string() })?;
-        Ok(StaticModel {
-            tokens,
-            table,
-            width,
-            mapping,
-            weights,
-            normalise,
-            max_tokens: USUAL_TOKENS,
-            max_chars,
-            unknown,
-        })
+        let tokens = Tokens::new(tokenizer, Reading { special: false, lower: false, most: USUAL_TOKENS })?;
+        Ok(StaticModel { tokens, table, width, mapping, weights, normalise, max_chars, unknown })
     }
 
     /// Reads a directory of model2vec, or of sentence-transformers with a `StaticEmbedding`.
@@ -159,21 +146,22 @@ impl StaticModel {
     pub fn read(folder: &Folder) -> Result<StaticModel> {
         let at = if folder.has(WEIGHTS) { "" } else { "0_StaticEmbedding/" };
         let weights = format!("{at}{WEIGHTS}");
-        let bytes = folder.map(&weights)?;
-        let wrong = |why: String| file(folder, &weights, why);
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("is no safetensors file: {e}")))?;
-        let named = ["embeddings", "embedding.weight"].into_iter().find_map(|name| tensors.tensor(name).ok());
-        let found = named.ok_or_else(|| wrong("has neither `embeddings` nor `embedding.weight`".into()))?;
-        let &[_, width] = found.shape() else { return Err(wrong("has a table that is no matrix".into())) };
-        let table = match found.dtype() {
-            Dtype::I8 => Table::I8(found.data().iter().map(|&byte| byte as i8).collect()),
-            dtype => Table::F32(floats(dtype, found.data()).ok_or_else(|| wrong(format!("has a table of {dtype:?}")))?),
+        let files = SafetensorsFiles::open(folder, &[&weights])?;
+        let wrong = |why: &str| file(folder, &weights, why.to_owned());
+        let named = |name: &&str| files.raw(name).is_some();
+        let name = ["embeddings", "embedding.weight"].into_iter().find(named);
+        let name = name.ok_or_else(|| wrong("has neither `embeddings` nor `embedding.weight`"))?;
+        let found = files.raw(name).expect("it was found by this name");
+        let &[_, width] = found.shape else { return Err(wrong("has a table that is no matrix")) };
+        let table = match found.dtype {
+            "I8" => Table::I8(found.bytes.iter().map(|&byte| byte as i8).collect()),
+            _ => Table::F32(files.read_f32(name)?),
         };
-        let mapping = tensors.tensor("mapping").ok().map(|tensor| {
-            let numbers = tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("eight")));
+        let mapping = files.raw("mapping").map(|raw| {
+            let numbers = raw.bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("eight")));
             numbers.map(|n| u32::try_from(n).unwrap_or(u32::MAX)).collect()
         });
-        let factors = tensors.tensor("weights").ok().and_then(|tensor| floats(tensor.dtype(), tensor.data()));
+        let factors = files.raw("weights").map(|_| files.read_f32("weights")).transpose()?;
         let config: Value = match folder.has("config.json") {
             true => serde_json::from_str(&folder.read_text("config.json")?)
                 .map_err(|why| file(folder, "config.json", format!("cannot be understood: {why}")))?,
@@ -189,8 +177,8 @@ impl StaticModel {
             .map_err(|why| file(folder, "tokenizer.json", format!("is no tokenizer: {why}")))?;
         let mut model = StaticModel::new(bare(tokenizer), table, width, mapping, factors, normalise)?;
         if let Some(most) = config.get("max_length").and_then(Value::as_u64) {
-            model.max_chars = model.max_chars / model.max_tokens * most as usize;
-            model.max_tokens = most as usize;
+            model.max_chars = model.max_chars / USUAL_TOKENS * most as usize;
+            model.tokens.cut_to(most as usize);
         }
         Ok(model)
     }
@@ -239,10 +227,8 @@ impl StaticModel {
     /// The mean over the tokens of a text.
     fn sum(&self, n: usize, text: &str, sum: &mut [f32]) -> Result<()> {
         let end = text.char_indices().nth(self.max_chars).map_or(text.len(), |(at, _)| at);
-        let ids = self.tokens.ids(&text[..end], false, self.max_tokens);
-        let ids = ids.map_err(|why| Error::Tokenize { text: n, why: why.to_string() })?;
         let mut count = 0u32;
-        for id in ids.into_iter().filter(|id| Some(*id) != self.unknown) {
+        for id in self.tokens.ids(n, &text[..end])?.into_iter().filter(|id| Some(*id) != self.unknown) {
             let row = self.mapping.as_ref().map_or(id, |mapping| mapping[id as usize]);
             self.table.add(row as usize, self.weights.as_ref().map_or(1.0, |weights| weights[id as usize]), sum);
             count += 1;
@@ -289,7 +275,7 @@ impl StaticModel {
         let weights = safetensors::serialize(tensors, None).expect("names and shapes are fine");
         let mut config = json!({
             "model_type": "model2vec", "architectures": ["StaticModel"], "hidden_dim": self.width, "normalize": self.normalise,
-            "max_length": self.max_tokens, "seq_length": 1_000_000,
+            "max_length": self.tokens.most(), "seq_length": 1_000_000,
             "embedding_dtype": match dtype { Dtype::I8 => "int8", Dtype::F16 => "float16", _ => "float32" },
             "vocabulary_quantization": self.mapping.as_ref().map(|_| self.table.len() / self.width),
         });
@@ -316,37 +302,6 @@ pub fn is_static(folder: &Folder) -> bool {
         .read_text("config.json")
         .is_ok_and(|text| serde_json::from_str::<Value>(&text).is_ok_and(|config| config["model_type"] == "model2vec"));
     listed || said
-}
-
-/// Writes files into a directory that is new or empty, whole or not at all.
-///
-/// # Errors
-/// If there is something in the directory, or the disk refuses.
-pub fn write_files(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
-    let refused =
-        |source: std::io::Error| Error::File { file: dir.to_owned(), why: format!("cannot be written: {source}") };
-    if dir.exists() && std::fs::read_dir(dir).map_err(refused)?.next().is_some() {
-        return Err(Error::File { file: dir.to_owned(), why: "is not empty".into() });
-    }
-    let part = dir.with_added_extension("part");
-    let write = || {
-        let _ = std::fs::remove_dir_all(&part);
-        for (name, bytes) in files {
-            let path = part.join(name);
-            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            let mut out = std::fs::File::create(&path)?;
-            std::io::Write::write_all(&mut out, bytes)?;
-            out.sync_all()?;
-        }
-        if dir.exists() {
-            std::fs::remove_dir(dir)?;
-        }
-        std::fs::rename(&part, dir)
-    };
-    write().map_err(|source| {
-        let _ = std::fs::remove_dir_all(&part);
-        refused(source)
-    })
 }
 
 /// A tokenizer without padding and without cutting.

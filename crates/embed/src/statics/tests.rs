@@ -1,6 +1,7 @@
 use serde::Deserialize;
 
 use super::*;
+use crate::written::write_files;
 
 #[derive(Deserialize)]
 struct Tensor {

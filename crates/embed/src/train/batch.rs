@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use chacha20::ChaCha8Rng;
-use chacha20::rand_core::{Rng, SeedableRng};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::random::{Random, SeedableRng, below};
 
 /// One example.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,12 +54,12 @@ pub fn scored(pairs: impl IntoIterator<Item = (String, String, f32)>) -> Vec<Exa
 pub(super) struct Batches {
     order: Vec<usize>,
     at: usize,
-    random: ChaCha8Rng,
+    random: Random,
 }
 
 impl Batches {
     pub fn new(count: usize, seed: u64) -> Batches {
-        Batches { order: (0..count).collect(), at: count, random: ChaCha8Rng::seed_from_u64(seed) }
+        Batches { order: (0..count).collect(), at: count, random: Random::seed_from_u64(seed) }
     }
 
     /// The numbers of the next examples, fewer than asked for only if there are fewer in all.
@@ -78,17 +77,12 @@ impl Batches {
     }
 }
 
-/// A number below `n`: the high half of a product.
-pub(super) fn below(random: &mut ChaCha8Rng, n: usize) -> usize {
-    ((u64::from(random.next_u32()) * n as u64) >> 32) as usize
-}
-
 /// A text with some of its tokens said twice, up to a share of them: another text of the same meaning. What stands at both ends
 /// stays as it is.
 ///
 /// # Source
 /// Wu et al. 2022 (ESimCSE), arXiv:2109.04380, section 3.1.
-pub fn repeated(ids: &[u32], share: f64, most: usize, random: &mut ChaCha8Rng) -> Vec<u32> {
+pub(super) fn repeated(ids: &[u32], share: f64, most: usize, random: &mut Random) -> Vec<u32> {
     if ids.len() < 4 {
         return ids.to_vec();
     }
@@ -119,7 +113,7 @@ mod tests {
 
     #[test]
     fn repetition_adds_tokens_and_keeps_their_order() {
-        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let mut random = Random::seed_from_u64(3);
         let ids = [1, 10, 11, 12, 13, 14, 15, 2];
         let mut longer = 0;
         for _ in 0..50 {

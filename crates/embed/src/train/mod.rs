@@ -11,8 +11,8 @@ mod tuning;
 mod written;
 
 pub use adam::Adam;
-pub use batch::{Example, pairs, repeated, scored};
+pub use batch::{Example, pairs, scored};
 pub use loss::{Cut, LayerWeighting, Objective};
 pub use student::Student;
 pub use tuning::{Outcome, Step, Tuning, tune};
-pub use written::tuned_files;
+pub use written::write_tuned;

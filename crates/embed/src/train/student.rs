@@ -102,7 +102,7 @@ impl Student {
                 }
             }
         }
-        let width = modules.width(checkpoint.model().hidden);
+        let width = modules.width(checkpoint.model().hidden)?;
         Ok(Student { forward: Forward::new(Compute::F32), embed, blocks, norm, behind, pooling, parameters, width })
     }
 
@@ -121,8 +121,10 @@ impl Student {
         self.parameters.iter().map(|parameter| parameter.var.clone()).collect()
     }
 
-    pub(super) fn parameters(&self) -> &[Parameter] {
-        &self.parameters
+    /// What a variable holds now, if there is one of this kind.
+    pub(super) fn values(&self, owner: &Owner) -> Result<Option<Vec<f32>>> {
+        let found = self.parameters.iter().find(|parameter| parameter.owner == *owner);
+        Ok(found.map(|parameter| parameter.var.as_tensor().flatten_all()?.to_vec1()).transpose()?)
     }
 
     /// Vectors of texts in tokens behind each of some numbers of blocks, `[texts, width]` each, in the order asked for.

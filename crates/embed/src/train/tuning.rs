@@ -5,19 +5,18 @@ use std::path::Path;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
-use chacha20::ChaCha8Rng;
-use chacha20::rand_core::SeedableRng;
 use tokenizers::Tokenizer;
 
 use super::adam::Adam;
-use super::batch::{Batches, Example, below, repeated};
+use super::batch::{Batches, Example, repeated};
 use super::loss::{Cut, Objective, align, contrastive, distil, prefix, ranking};
 use super::student::Student;
 use crate::encoder::{Ask, Encoder};
 use crate::error::{Error, Result};
 use crate::fit::fit;
 use crate::modules::Modules;
-use crate::tokens::Tokens;
+use crate::random::{Random, SeedableRng, below};
+use crate::tokens::{Reading, Tokens};
 use crate::vectors::Vectors;
 
 /// The halves of a batch; a constant, so that sums do not depend on the machine.
@@ -76,21 +75,6 @@ pub struct Outcome {
     pub ended_early: bool,
 }
 
-/// Turns texts into tokens, cut to a length.
-struct Reader {
-    tokens: Tokens,
-    lower: bool,
-    most: usize,
-}
-
-impl Reader {
-    fn ids(&self, n: usize, text: &str) -> Result<Vec<u32>> {
-        let lower = if self.lower { text.to_lowercase() } else { text.to_owned() };
-        let ids = self.tokens.ids(lower.trim(), true, self.most);
-        ids.map_err(|why| Error::Tokenize { text: n, why: why.to_string() })
-    }
-}
-
 /// A batch as the model sees it.
 struct Batch {
     first: Vec<Vec<u32>>,
@@ -120,9 +104,8 @@ pub fn tune(
     observe: &mut dyn FnMut(&Step) -> bool,
 ) -> Result<Outcome> {
     let cuts = checked(student, examples, teacher, tuning)?;
-    let tokens = Tokens::new(tokenizer, true).map_err(|why| Error::Tokenize { text: 0, why: why.to_string() })?;
     let most = modules.max_tokens.unwrap_or(usize::MAX).min(tuning.max_tokens);
-    let reader = Reader { tokens, lower: modules.lower_case, most };
+    let reader = Tokens::new(tokenizer, Reading { special: true, lower: modules.lower_case, most })?;
     let held = (examples.len() / 20).clamp(1, HELD_OUT);
     let (judged, trained) = examples.split_at(held);
     let readers = match (&tuning.objective, teacher) {
@@ -137,7 +120,7 @@ pub fn tune(
     let mut adam = Adam::new(vars.clone(), 0.01);
     let mut batches = Batches::new(trained.len(), tuning.seed);
     let judge = || -> Result<f64> {
-        let mut random = ChaCha8Rng::seed_from_u64(tuning.seed);
+        let mut random = Random::seed_from_u64(tuning.seed);
         let (mut sum, mut count) = (0.0, 0.0);
         for some in judged.chunks(tuning.batch / SHARDS) {
             let batch = work.batch(&some.iter().collect::<Vec<_>>(), &mut random)?;
@@ -158,7 +141,7 @@ pub fn tune(
         if step < begin {
             continue;
         }
-        let mut random = ChaCha8Rng::seed_from_u64(tuning.seed.wrapping_add(1 + step as u64));
+        let mut random = Random::seed_from_u64(tuning.seed.wrapping_add(1 + step as u64));
         let halves: Vec<Vec<&Example>> = numbers
             .chunks(numbers.len().div_ceil(SHARDS))
             .map(|half| half.iter().map(|&n| &trained[n]).collect())
@@ -237,7 +220,7 @@ fn checked(student: &Student, examples: &[Example], teacher: Option<&Encoder>, t
 }
 
 /// The matrices that read each cut as the teacher, by least squares.
-fn reading(student: &Student, reader: &Reader, some: &[&Example], teacher: &Encoder, cuts: &[Cut]) -> Result<Vec<Var>> {
+fn reading(student: &Student, reader: &Tokens, some: &[&Example], teacher: &Encoder, cuts: &[Cut]) -> Result<Vec<Var>> {
     let texts: Vec<&str> = some.iter().map(|example| example.first.as_str()).collect();
     let said = teacher.encode(&texts, &Ask::default())?;
     let layers: Vec<usize> = cuts.iter().map(|cut| cut.layers).collect();
@@ -260,7 +243,7 @@ fn reading(student: &Student, reader: &Reader, some: &[&Example], teacher: &Enco
 /// Everything that a step needs and does not change.
 struct Work<'a> {
     student: &'a Student,
-    reader: &'a Reader,
+    reader: &'a Tokens,
     teacher: Option<&'a Encoder>,
     tuning: &'a Tuning,
     cuts: &'a [Cut],
@@ -269,7 +252,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// What a step draws.
-    fn draw(&self, random: &mut ChaCha8Rng) -> Option<Cut> {
+    fn draw(&self, random: &mut Random) -> Option<Cut> {
         match &self.tuning.objective {
             Objective::AnyCut { dims, .. } => {
                 let layers = 1 + below(random, self.student.layers() - 1);
@@ -279,7 +262,7 @@ impl Work<'_> {
         }
     }
 
-    fn batch(&self, examples: &[&Example], random: &mut ChaCha8Rng) -> Result<Batch> {
+    fn batch(&self, examples: &[&Example], random: &mut Random) -> Result<Batch> {
         let ids = |texts: Vec<&str>| -> Result<Vec<Vec<u32>>> {
             texts.iter().enumerate().map(|(n, text)| self.reader.ids(n, text)).collect()
         };
@@ -288,7 +271,7 @@ impl Work<'_> {
         let second = match &self.tuning.objective {
             Objective::Distil { .. } => None,
             Objective::Repetition => {
-                Some(first.iter().map(|ids| repeated(ids, REPEATED, self.reader.most, random)).collect())
+                Some(first.iter().map(|ids| repeated(ids, REPEATED, self.reader.most(), random)).collect())
             }
             _ => Some(ids(examples.iter().filter_map(|example| example.second.as_deref()).collect())?),
         };
