@@ -12,8 +12,8 @@ use crate::pool::Pooling;
 use crate::tokens::{Reading, Tokens};
 use crate::vectors::Vectors;
 
-/// Tokens that go through the model at once. Enough to keep all cores at matrices of a good size; the states of a larger
-/// batch would leave the caches.
+/// Tokens that go through the model beside each other: with fewer, packing weights anew takes longer than it should. Cores work on
+/// batches of their own, which takes less waiting than all of them on one.
 const BATCH: usize = 2048;
 
 /// How an encoder is loaded.
@@ -66,6 +66,9 @@ struct Input {
     /// Tokens of the prompt, if they do not count.
     skip: usize,
 }
+
+/// The vectors of some texts, one behind the other, behind so many blocks.
+type Passed = Vec<(usize, Vec<f32>)>;
 
 impl Encoder {
     /// Loads the model of a directory with what stands behind it.
@@ -180,7 +183,7 @@ impl Encoder {
         let mut order: Vec<usize> = (0..inputs.len()).filter(|&n| !inputs[n].ids.is_empty()).collect();
         order.sort_by_key(|&n| (std::cmp::Reverse(inputs[n].ids.len()), n));
         let tokens: usize = inputs.iter().map(|input| input.ids.len()).sum();
-        let (mut done, mut rest) = (0usize, order.as_slice());
+        let (mut batches, mut rest) = (Vec::new(), order.as_slice());
         while !rest.is_empty() {
             let mut held = 0;
             let mut fits = |n: &&usize| {
@@ -189,9 +192,17 @@ impl Encoder {
             };
             let count = rest.iter().take_while(|n| fits(n)).count().max(1);
             let (some, later) = rest.split_at(count);
-            self.run(&inputs, some, deepest, renewed, layers, &mut all)?;
+            batches.push(some);
             rest = later;
-            done += some.iter().map(|&n| inputs[n].ids.len()).sum::<usize>();
+        }
+        let mut done = 0usize;
+        for beside in batches.chunks(rayon::current_num_threads()) {
+            let run = |some: &&[usize]| self.run(&inputs, some, deepest, layers);
+            let found: Vec<Passed> = beside.par_iter().map(run).collect::<Result<_>>()?;
+            for (some, found) in beside.iter().zip(found) {
+                put(found, some, renewed, layers, &mut all)?;
+                done += some.iter().map(|&n| inputs[n].ids.len()).sum::<usize>();
+            }
             if !progress(done as f64 / tokens as f64) {
                 return Ok(());
             }
@@ -229,18 +240,10 @@ impl Encoder {
         Ok(Some(Vectors { width: values.len() / ids.len().max(1), values }))
     }
 
-    /// Takes some texts through the model, and puts as much of their vectors as fits where they belong, normalised again if asked.
-    fn run(
-        &self,
-        inputs: &[Input],
-        some: &[usize],
-        deepest: usize,
-        renewed: bool,
-        layers: &[usize],
-        all: &mut [Vectors],
-    ) -> Result<()> {
+    /// Takes some texts through the model.
+    fn run(&self, inputs: &[Input], some: &[usize], deepest: usize, layers: &[usize]) -> Result<Passed> {
         let sequences: Vec<&[u32]> = some.iter().map(|&n| inputs[n].ids.as_slice()).collect();
-        let mut pooled: Vec<(usize, Vec<f32>)> = Vec::new();
+        let mut pooled = Passed::new();
         self.model.states(&sequences, deepest, &|passed| layers.contains(&passed), &mut |passed, states| {
             let width = states.len() / sequences.iter().map(|ids| ids.len()).sum::<usize>();
             let mut at = 0;
@@ -257,23 +260,7 @@ impl Encoder {
             pooled.push((passed, rows.concat()));
             Ok(())
         })?;
-        for (passed, rows) in pooled {
-            let rows = self.behind(rows, some.len());
-            let width = rows.len() / some.len();
-            for (&n, row) in some.iter().zip(rows.chunks_exact(width)) {
-                if row.iter().any(|x| !x.is_finite()) {
-                    return Err(Error::NotFinite { text: n });
-                }
-                for (vectors, _) in all.iter_mut().zip(layers).filter(|(_, layer)| **layer == passed) {
-                    let out = vectors.row_mut(n);
-                    out.copy_from_slice(&row[..out.len()]);
-                    if renewed {
-                        normalise(out);
-                    }
-                }
-            }
-        }
-        Ok(())
+        Ok(pooled.into_iter().map(|(passed, rows)| (passed, self.behind(rows, some.len()))).collect())
     }
 
     /// The vector that the first module gives, `[width of all modes]`.
@@ -329,6 +316,26 @@ impl Encoder {
         let ended = with.last().is_some_and(|last| without.last() == Some(last));
         Ok(with.len() - usize::from(ended))
     }
+}
+
+/// Puts as much of the vectors of some texts as fits where they belong, normalised again if asked.
+fn put(found: Passed, some: &[usize], renewed: bool, layers: &[usize], all: &mut [Vectors]) -> Result<()> {
+    for (passed, rows) in found {
+        let width = rows.len() / some.len();
+        for (&n, row) in some.iter().zip(rows.chunks_exact(width)) {
+            if row.iter().any(|x| !x.is_finite()) {
+                return Err(Error::NotFinite { text: n });
+            }
+            for (vectors, _) in all.iter_mut().zip(layers).filter(|(_, layer)| **layer == passed) {
+                let out = vectors.row_mut(n);
+                out.copy_from_slice(&row[..out.len()]);
+                if renewed {
+                    normalise(out);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Divides a vector by its length, or by `1e-12` if that is more.

@@ -24,6 +24,7 @@
 //! attention   Reach::{Causal, Both, Window(n), Around(n)}   Bias { values [heads, 2 reach + 1], reach }
 //!             Spec { kv_of: &[u16], kv_heads, qk_dim, v_dim, scale, reach, softcap: Option<f32>, bias: Option<Bias> }
 //!             Tokens { batch, queries, keys, key_lengths: Option<&[usize]> }     queries are the last positions
+//!             attend_beside(&Spec, Compute, lengths, [q, k, v], out)       sequences one behind the other
 //!             attend(&Spec, &Tokens, q, k, v, out)         f32        [batch, tokens, heads * dim] everywhere
 //!             attend_bf16(&Spec, &Tokens, q, k, v, out)    f32 rows, bf16 products, f32 sums
 //!
@@ -83,6 +84,7 @@
 //!             Prepared::dense(&Tensor [out, in], Compute)   .shape() -> [out, in]   .dense_tensor(&Device)
 //!             linear(&Tensor [.., in], &Prepared, bias: Option<&Tensor>) -> Tensor [.., out]
 //!             attention(&attention::Spec, Compute, q, k, v, key_lengths: Option<&[usize]>)
+//!             attention_beside(&attention::Spec, Compute, [q, k, v], lengths: &[usize])     [1, rows, heads * dim]
 //!                 q [batch, queries, heads * dim] or without batch; k, v likewise
 //!             rms_norm(x, gain, offset: f32, eps: f32)   layer_norm(x, gain, bias: Option<&Tensor>, eps: f32)
 //!             rope(x, rope::Layout, heads, cos: &Tensor, sin: &Tensor, first)

@@ -76,6 +76,12 @@ impl Bundle {
         bundle
     }
 
+    /// How long the sequences are, if they share nothing.
+    pub(crate) fn lengths(&self) -> Option<Vec<usize>> {
+        let alone = |segment: &Segment| segment.parent.is_none().then_some(segment.rows.len());
+        self.segments.iter().map(alone).collect()
+    }
+
     /// Rows.
     pub fn len(&self) -> usize {
         self.ids.len()
@@ -178,6 +184,7 @@ mod tests {
         let beside = Bundle::beside(&[&[5], &[6, 7]], &[3, 0]);
         assert_eq!((beside.positions.clone(), beside.longest()), (vec![3, 0, 1], 4));
         assert_eq!(beside.rows(1).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!((bundle.lengths(), beside.lengths()), (None, Some(vec![1, 2])));
     }
 
     #[test]

@@ -291,6 +291,11 @@ impl Forward {
             Ok(ops::rope(y, layout(rope), count, &cos, &sin, 0, &kept_pairs(rope, heads, count))?)
         };
         let [q, k, v] = self.projected(attn, x, &turn)?;
+        let added = self.added(attn)?;
+        if let (None, Some(lengths)) = (&past, bundle.lengths()) {
+            let spec = spec(heads, added.as_ref(), &k);
+            return Ok(ops::attention_beside(&spec, self.compute, [&q, &k, &v], &lengths)?);
+        }
         let part = |x: &Tensor, n: usize| {
             let rows = &bundle.segments[n].rows;
             x.narrow(1, rows.start, rows.len())?.contiguous()
@@ -302,7 +307,6 @@ impl Forward {
             }
             None => Vec::new(),
         };
-        let added = self.added(attn)?;
         let mixed = (0..bundle.segments.len()).into_par_iter().map(|n| {
             let (keys, values) = match seen.get(n) {
                 Some((keys, values)) => (keys.clone(), values.clone()),

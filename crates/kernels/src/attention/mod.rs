@@ -28,6 +28,7 @@ pub use scalar::attend_scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::Tiles;
 
+use crate::ops::Compute;
 use rayon::prelude::*;
 
 /// Which keys a query sees.
@@ -197,6 +198,38 @@ pub fn attend_bf16(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f32]
     }
     // reading the cache, or a processor without bfloat16 products, gains nothing from rounding
     attend(s, t, q, k, v, out);
+}
+
+/// Attention of sequences that lie one behind the other, each to itself alone.
+///
+/// # Shapes
+/// `q` is `[rows, heads * qk_dim]`, `k` and `v` are `[rows, kv_heads * dim]`, `out` is `[rows, heads * v_dim]`, written without
+/// being read; `lengths` sums to `rows`.
+pub fn attend_beside(
+    s: &Spec<'_>,
+    compute: Compute,
+    lengths: &[usize],
+    [mut q, mut k, mut v]: [&[f32]; 3],
+    mut out: &mut [f32],
+) {
+    let rows = lengths.iter().sum::<usize>();
+    assert_eq!(out.len(), rows * s.out_width(), "outputs have their shape");
+    let mut parts = Vec::with_capacity(lengths.len());
+    for &length in lengths {
+        let (one_q, one_k, one_v, one_out);
+        (one_q, q) = q.split_at(length * s.q_width());
+        (one_k, k) = k.split_at(length * s.k_width());
+        (one_v, v) = v.split_at(length * s.v_width());
+        (one_out, out) = out.split_at_mut(length * s.out_width());
+        parts.push((length, one_q, one_k, one_v, one_out));
+    }
+    parts.into_par_iter().for_each(|(length, q, k, v, out)| {
+        let tokens = Tokens { batch: 1, queries: length, keys: length, key_lengths: None };
+        match compute {
+            Compute::F32 => attend(s, &tokens, q, k, v, out),
+            Compute::Bf16 => attend_bf16(s, &tokens, q, k, v, out),
+        }
+    });
 }
 
 /// The work of one call in pieces of `width` queries of one head, the longest first.

@@ -150,6 +150,45 @@ fn bfloat16_products_stay_close_to_the_definition() {
 }
 
 #[test]
+fn sequences_one_behind_the_other_are_those_alone() {
+    let lengths = [3usize, 20, 0, 16, 33, 1, 70];
+    for reach in [Reach::Both, Reach::Causal, Reach::Around(4)] {
+        for compute in [Compute::F32, Compute::Bf16] {
+            let mut c = Case::new(&[0, 0, 1], 24, 40, lengths.iter().sum(), lengths.iter().sum());
+            c.reach = reach;
+            let ([q, k, v], s) = (c.inputs(), c.spec());
+            let mut out = vec![f32::NAN; c.queries * s.out_width()];
+            attend_beside(&s, compute, &lengths, [&q, &k, &v], &mut out);
+            let mut first = 0;
+            for length in lengths {
+                let rows = |x: &[f32], width: usize| x[first * width..(first + length) * width].to_vec();
+                let t = Tokens { batch: 1, queries: length, keys: length, key_lengths: None };
+                let mut want = vec![f32::NAN; length * s.out_width()];
+                let alone = if compute == Compute::F32 { attend } else { attend_bf16 };
+                alone(&s, &t, &rows(&q, s.q_width()), &rows(&k, s.k_width()), &rows(&v, s.v_width()), &mut want);
+                assert_eq!(rows(&out, s.out_width()), want);
+                first += length;
+            }
+        }
+    }
+}
+
+#[test]
+fn how_many_vectors_a_tile_has_changes_no_bit() {
+    // A sequence of ten queries fills one vector; its rows stand in a tile of three beside others, too.
+    let mut long = Case::new(&[0, 1], 24, 40, 60, 60);
+    long.reach = Reach::Causal;
+    let ([q, k, v], s) = (long.inputs(), long.spec());
+    let all = long.run(attend);
+    for first in [5usize, 10, 20, 40] {
+        let (rows, t) = (60 - first, Tokens { batch: 1, queries: 60 - first, keys: 60, key_lengths: None });
+        let mut out = vec![f32::NAN; rows * s.out_width()];
+        attend(&s, &t, &q[first * s.q_width()..], &k, &v, &mut out);
+        assert_eq!(out, all[first * s.out_width()..]);
+    }
+}
+
+#[test]
 fn one_key_is_returned_as_it_is() {
     let mut out = [0.0; 2];
     let (reach, softcap, bias) = (Reach::Causal, None, None);

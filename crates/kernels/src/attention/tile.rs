@@ -12,8 +12,8 @@ use crate::math;
 
 /// Keys per tile: with 48 queries the scores take 12 kB of the first-level cache.
 const KEYS: usize = 64;
-/// Vectors of queries.
-const VECTORS: usize = 3;
+/// Vectors of queries at most; short sequences fill fewer. No lane depends on its neighbours, so the results are the same.
+const MOST: usize = 3;
 /// Where running maxima start: below any score, yet finite, so that differences are never NaN.
 pub(super) const LOWEST: f32 = -1e30;
 /// The score of a key that a query does not see: its weight is zero even before any visible key.
@@ -27,12 +27,12 @@ pub(super) fn attend(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f3
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
         fn wide(piece: &Piece<'_>, room: &mut [f32]) {
             // SAFETY: compiled for AVX-512.
-            unsafe { tile::<__m512, 8, true>(piece, room) }
+            unsafe { filled::<__m512, 8, true>(piece, room) }
         }
         #[target_feature(enable = "avx2,fma")]
         fn narrow(piece: &Piece<'_>, room: &mut [f32]) {
             // SAFETY: compiled for AVX2 and FMA.
-            unsafe { tile::<__m256, 4, true>(piece, room) }
+            unsafe { filled::<__m256, 4, true>(piece, room) }
         }
         if cpu::features().avx512 {
             // SAFETY: the processor has AVX-512.
@@ -49,7 +49,7 @@ pub(super) fn attend(s: &Spec<'_>, t: &Tokens<'_>, q: &[f32], k: &[f32], v: &[f3
 /// The same without any instruction set.
 pub(super) fn plain(s: &Spec<'_>, t: &Tokens<'_>, rows: [&[f32]; 3], out: Shared<f32>) {
     // SAFETY: plain arrays need no instruction set.
-    each(s, t, rows, out, Plain::LANES, |p, room| unsafe { tile::<Plain, 4, false>(p, room) });
+    each(s, t, rows, out, Plain::LANES, |p, room| unsafe { filled::<Plain, 4, false>(p, room) });
 }
 
 /// Runs `work` on every piece, with scratch memory for one tile.
@@ -61,9 +61,10 @@ fn each(
     lanes: usize,
     work: impl Fn(&Piece<'_>, &mut [f32]) + Sync,
 ) {
-    let width = VECTORS * lanes;
+    let vectors = t.queries.div_ceil(lanes).clamp(1, MOST);
+    let width = vectors * lanes;
     run(&pieces(s, t, width), |b, h, first| {
-        let piece = Piece { s, t, at: head(s, t, q, k, v, b, h), out, b, h, first };
+        let piece = Piece { s, t, at: head(s, t, q, k, v, b, h), out, vectors, b, h, first };
         scratch::<f32, _>((s.qk_dim + KEYS + s.v_dim + 3) * width, |room| work(&piece, room));
     });
 }
@@ -74,15 +75,33 @@ struct Piece<'a> {
     t: &'a Tokens<'a>,
     at: Head<'a>,
     out: Shared<f32>,
+    /// Vectors of queries.
+    vectors: usize,
     b: usize,
     h: usize,
     first: usize,
 }
 
+/// The tile of as many vectors as the queries of a sequence fill.
+///
 /// # Safety
 /// The processor must have the instruction set of `V`.
 #[inline(always)]
-unsafe fn tile<V: Vector, const R: usize, const FMA: bool>(p: &Piece<'_>, room: &mut [f32]) {
+unsafe fn filled<V: Vector, const R: usize, const FMA: bool>(p: &Piece<'_>, room: &mut [f32]) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match p.vectors {
+            1 => tile::<V, R, 1, FMA>(p, room),
+            2 => tile::<V, R, 2, FMA>(p, room),
+            _ => tile::<V, R, MOST, FMA>(p, room),
+        }
+    }
+}
+
+/// # Safety
+/// The processor must have the instruction set of `V`.
+#[inline(always)]
+unsafe fn tile<V: Vector, const R: usize, const VECTORS: usize, const FMA: bool>(p: &Piece<'_>, room: &mut [f32]) {
     let (s, t) = (p.s, p.t);
     let width = VECTORS * V::LANES;
     let count = width.min(t.queries - p.first);
@@ -110,7 +129,7 @@ unsafe fn tile<V: Vector, const R: usize, const FMA: bool>(p: &Piece<'_>, room: 
         let keys = KEYS.min(end - j);
         // SAFETY: the caller has the instruction set; keys `j..j + keys` exist, and the scratch slices
         // have the sizes the functions ask for.
-        unsafe { multiply_keys::<V, R>(&p.at, s.qk_dim, j, keys, queries, scores) };
+        unsafe { multiply_keys::<V, R, VECTORS>(&p.at, s.qk_dim, j, keys, queries, scores) };
         let scores = &mut scores[..keys * width];
         if let Some(cap) = s.softcap {
             for x in scores.iter_mut() {
@@ -123,8 +142,8 @@ unsafe fn tile<V: Vector, const R: usize, const FMA: bool>(p: &Piece<'_>, room: 
         hide(scores, width, j as u32, &from[..width], &to[..width]);
         // SAFETY: as above.
         unsafe {
-            weigh::<V>(scores, keys, max, total, fade);
-            add_values::<V, R>(&p.at, s.v_dim, j, keys, scores, fade, sums);
+            weigh::<V, VECTORS>(scores, keys, max, total, fade);
+            add_values::<V, R, VECTORS>(&p.at, s.v_dim, j, keys, scores, fade, sums);
         }
         j += keys;
     }
@@ -173,7 +192,7 @@ pub(super) fn hide(scores: &mut [f32], width: usize, first: u32, from: &[u32], t
 /// The processor must have the instruction set of `V`; the keys must exist; `queries` must be `[dim, width]` and
 /// `scores` `[KEYS, width]`.
 #[inline(always)]
-unsafe fn multiply_keys<V: Vector, const R: usize>(
+unsafe fn multiply_keys<V: Vector, const R: usize, const VECTORS: usize>(
     at: &Head<'_>,
     dim: usize,
     first: usize,
@@ -196,11 +215,14 @@ unsafe fn multiply_keys<V: Vector, const R: usize>(
             let mut sums = [[V::splat(0.0); VECTORS]; R];
             for d in 0..dim {
                 let q = queries.as_ptr().add(d * width);
-                let q = [V::load(q), V::load(q.add(V::LANES)), V::load(q.add(2 * V::LANES))];
+                let mut lanes = [V::splat(0.0); VECTORS];
+                for (v, lanes) in lanes.iter_mut().enumerate() {
+                    *lanes = V::load(q.add(v * V::LANES));
+                }
                 for r in 0..R {
                     let k = V::splat(*rows[r].add(d));
                     for v in 0..VECTORS {
-                        sums[r][v] = k.mul_add(q[v], sums[r][v]);
+                        sums[r][v] = k.mul_add(lanes[v], sums[r][v]);
                     }
                 }
             }
@@ -220,7 +242,13 @@ unsafe fn multiply_keys<V: Vector, const R: usize>(
 /// # Safety
 /// The processor must have the instruction set of `V`; all slices must hold whole rows of `VECTORS` vectors.
 #[inline(always)]
-unsafe fn weigh<V: Vector>(scores: &mut [f32], keys: usize, max: &mut [f32], total: &mut [f32], fade: &mut [f32]) {
+unsafe fn weigh<V: Vector, const VECTORS: usize>(
+    scores: &mut [f32],
+    keys: usize,
+    max: &mut [f32],
+    total: &mut [f32],
+    fade: &mut [f32],
+) {
     let width = VECTORS * V::LANES;
     assert!(scores.len() >= keys * width && max.len() == width && total.len() == width && fade.len() == width);
     for at in (0..width).step_by(V::LANES) {
@@ -251,7 +279,7 @@ unsafe fn weigh<V: Vector>(scores: &mut [f32], keys: usize, max: &mut [f32], tot
 /// # Safety
 /// The processor must have the instruction set of `V`; the values must exist; slices must hold whole rows.
 #[inline(always)]
-unsafe fn add_values<V: Vector, const R: usize>(
+unsafe fn add_values<V: Vector, const R: usize, const VECTORS: usize>(
     at: &Head<'_>,
     dim: usize,
     first: usize,
@@ -266,12 +294,12 @@ unsafe fn add_values<V: Vector, const R: usize>(
     let mut d = 0;
     while d + R <= dim {
         // SAFETY: bounds asserted above.
-        unsafe { add_rows::<V, R>(at, first, keys, weights, fade, sums, d) };
+        unsafe { add_rows::<V, R, VECTORS>(at, first, keys, weights, fade, sums, d) };
         d += R;
     }
     while d < dim {
         // SAFETY: bounds asserted above.
-        unsafe { add_rows::<V, 1>(at, first, keys, weights, fade, sums, d) };
+        unsafe { add_rows::<V, 1, VECTORS>(at, first, keys, weights, fade, sums, d) };
         d += 1;
     }
 }
@@ -281,7 +309,7 @@ unsafe fn add_values<V: Vector, const R: usize>(
 /// # Safety
 /// As there, with features `d..d + R`.
 #[inline(always)]
-unsafe fn add_rows<V: Vector, const R: usize>(
+unsafe fn add_rows<V: Vector, const R: usize, const VECTORS: usize>(
     at: &Head<'_>,
     first: usize,
     keys: usize,
@@ -300,7 +328,10 @@ unsafe fn add_rows<V: Vector, const R: usize>(
         let mut value = at.v.as_ptr().add(first * at.v_stride + d);
         let mut weight = weights.as_ptr();
         for _ in 0..keys {
-            let w = [V::load(weight), V::load(weight.add(V::LANES)), V::load(weight.add(2 * V::LANES))];
+            let mut w = [V::splat(0.0); VECTORS];
+            for (v, w) in w.iter_mut().enumerate() {
+                *w = V::load(weight.add(v * V::LANES));
+            }
             for r in 0..R {
                 let x = V::splat(*value.add(r));
                 for v in 0..VECTORS {

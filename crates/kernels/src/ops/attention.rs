@@ -1,7 +1,7 @@
 //! Attention over tensors.
 
 use super::{Compute, fast, output, softmax, with_slice};
-use crate::attention::{Bias, Reach, Spec, Tokens, attend, attend_bf16};
+use crate::attention::{Bias, Reach, Spec, Tokens, attend, attend_beside, attend_bf16};
 use candle_core::{Result, Tensor};
 
 /// Attention of `q` to `k` and `v`; see [`crate::attention`].
@@ -39,12 +39,7 @@ pub fn attention(
     if queries > keys || key_lengths.is_some_and(|l| l.len() != batch) {
         candle_core::bail!("{queries} queries, {keys} keys and lengths {key_lengths:?} do not fit {batch} sequences");
     }
-    if let Some(g) = spec.kv_of.iter().find(|g| **g as usize >= spec.kv_heads) {
-        candle_core::bail!("a query head reads key head {g} of {}", spec.kv_heads);
-    }
-    if spec.bias.is_some_and(|bias| bias.values.len() != spec.kv_of.len() * (2 * bias.reach + 1)) {
-        candle_core::bail!("what is added to the scores needs a number for each head and distance");
-    }
+    fits(spec)?;
     let tokens = Tokens { batch, queries, keys, key_lengths };
     if fast(&[q, k, v]) {
         return with_slice(q, |q| {
@@ -59,6 +54,59 @@ pub fn attention(
         })???;
     }
     plain(spec, &tokens, q, k, v)?.reshape(shape(queries, spec.out_width()))
+}
+
+/// Attention of sequences that lie one behind the other, each to itself alone.
+///
+/// # Shapes
+/// `q` is `[1, rows, heads * qk_dim]`, `k` and `v` are `[1, rows, kv_heads * dim]`, `lengths` sums to `rows`. The result is
+/// `[1, rows, heads * v_dim]`.
+///
+/// # Errors
+/// If the shapes do not fit the spec.
+pub fn attention_beside(
+    spec: &Spec<'_>,
+    compute: Compute,
+    [q, k, v]: [&Tensor; 3],
+    lengths: &[usize],
+) -> Result<Tensor> {
+    let rows = lengths.iter().sum::<usize>();
+    for (what, t, width) in [("queries", q, spec.q_width()), ("keys", k, spec.k_width()), ("values", v, spec.v_width())]
+    {
+        if t.dims() != [1, rows, width] {
+            candle_core::bail!("{what} of shape {:?}, the sequences need {:?}", t.dims(), [1, rows, width]);
+        }
+    }
+    if !fast(&[q, k, v]) {
+        let mut first = 0;
+        let mut one = |&length: &usize| {
+            let part = |t: &Tensor| t.narrow(1, first, length)?.contiguous();
+            let out = attention(spec, compute, &part(q)?, &part(k)?, &part(v)?, None);
+            first += length;
+            out
+        };
+        let parts = lengths.iter().map(&mut one).collect::<Result<Vec<_>>>()?;
+        return Tensor::cat(&parts, 1);
+    }
+    fits(spec)?;
+    with_slice(q, |q| {
+        with_slice(k, |k| {
+            with_slice(v, |v| {
+                output(&[1, rows, spec.out_width()], |out| attend_beside(spec, compute, lengths, [q, k, v], out))
+            })
+        })
+    })???
+}
+
+/// Refuses a spec whose parts do not belong together.
+fn fits(spec: &Spec<'_>) -> Result<()> {
+    if let Some(g) = spec.kv_of.iter().find(|g| **g as usize >= spec.kv_heads) {
+        candle_core::bail!("a query head reads key head {g} of {}", spec.kv_heads);
+    }
+    if spec.bias.is_some_and(|bias| bias.values.len() != spec.kv_of.len() * (2 * bias.reach + 1)) {
+        candle_core::bail!("what is added to the scores needs a number for each head and distance");
+    }
+    Ok(())
 }
 
 /// The same in candle operations, with the whole score matrix.

@@ -9,7 +9,7 @@ mod attention;
 mod linear;
 mod pointwise;
 
-pub use attention::attention;
+pub use attention::{attention, attention_beside};
 pub use linear::{Prepared, linear};
 pub use pointwise::{act, act_mul, add, layer_norm, log_softmax, rms_norm, rope, softmax};
 
