@@ -4,7 +4,9 @@ use crate::report::frontier::{frontier_table, metrics};
 use crate::report::html::grid::{Cell, Grid, number, text};
 use crate::report::html::{Block, Section};
 use crate::report::plots::{self, NARROW, SMALL, WIDE, forest, layers};
-use crate::report::{Compressed, Cuts, Difference, Kind, Layer, Measured, Model, On, Report, names, table, words};
+use crate::report::{
+    Compressed, Cuts, Difference, Kind, Layer, Measured, Model, On, Report, Unit, names, table, words,
+};
 
 /// Sizes, quality, frontier and layers, also those without anything to show.
 pub(super) fn all(report: &Report) -> Vec<Section> {
@@ -71,13 +73,19 @@ fn quality(report: &Report) -> Section {
         marks: (1..).zip(&report.others).filter_map(|(n, other)| Some((n, find(other, name, on)?))).collect(),
     };
     let (tasks, texts): (Vec<_>, Vec<_>) = keys.iter().partition(|(_, on)| on.is_task());
+    // Shares are told in points, correlations and gains as they are.
+    let is_share = |&(name, on): &(&str, &On)| {
+        report.others.iter().find_map(|other| find(other, name, on)).is_none_or(|d| d.unit == Unit::Share)
+    };
+    let (tasks, others): (Vec<_>, Vec<_>) = tasks.into_iter().partition(is_share);
     if keys.iter().any(|key| !row(key).marks.is_empty()) && report.others.len() > 1 {
         section.blocks.push(Block::Keys);
     }
-    let panel = |title, unit, higher_is_better| forest::Panel { title, unit, higher_is_better };
+    let panel = |title, axis, higher_is_better| forest::Panel { title, axis, higher_is_better };
     for (keys, id, panel) in [
-        (texts, "texts", panel("Change of perplexity", "%", false)),
-        (tasks, "tasks", panel("Change of tasks", "percentage points", true)),
+        (texts, "texts", panel("Change of perplexity", "change in %", false)),
+        (tasks, "tasks", panel("Change of tasks", "change in percentage points", true)),
+        (others, "vectors", panel("Change of similarity and retrieval", "change", true)),
     ] {
         let rows: Vec<forest::Row<'_>> = keys.iter().map(row).collect();
         if !rows.is_empty() {

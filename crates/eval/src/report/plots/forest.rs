@@ -16,7 +16,7 @@ pub(in crate::report) struct Row<'a> {
 #[derive(Clone, Copy)]
 pub(in crate::report) struct Panel {
     pub title: &'static str,
-    pub unit: &'static str,
+    pub axis: &'static str,
     pub higher_is_better: bool,
 }
 
@@ -24,9 +24,9 @@ const TOP: f64 = 26.0;
 const LINE: f64 = 18.0;
 const GAP: f64 = 12.0;
 
-/// Rows that share a scale: changes of perplexity in percent, or of tasks in points.
+/// Rows that share a scale: changes of perplexity in percent, of tasks in points, or of correlations as they are.
 pub(in crate::report) fn draw(report: &Report, rows: &[Row<'_>], panel: Panel, width: f64, id: &str) -> String {
-    let Panel { title, unit, higher_is_better } = panel;
+    let Panel { title, axis: said, higher_is_better } = panel;
     let wide = width > 500.0;
     let (left, right) = if wide { (250.0, width - 160.0) } else { (28.0, width - 8.0) };
     let head = if wide { 0.0 } else { LINE };
@@ -43,7 +43,7 @@ pub(in crate::report) fn draw(report: &Report, rows: &[Row<'_>], panel: Panel, w
     heading(&mut drawing, width, title, higher_is_better);
     verticals(&mut drawing, frame, &axis, if wide { 6 } else { 4 });
     drawing.line([axis.at(0.0), TOP], [axis.at(0.0), bottom], "zero");
-    drawing.text([(left + right) / 2.0, bottom + 34.0], Anchor::Middle, "tick", &format!("change in {unit}"));
+    drawing.text([(left + right) / 2.0, bottom + 34.0], Anchor::Middle, "tick", said);
     let mut top = TOP + 4.0;
     for (row, height) in rows.iter().zip(heights) {
         let room = if wide { 210.0 } else { width } / CHARACTER;
@@ -51,7 +51,7 @@ pub(in crate::report) fn draw(report: &Report, rows: &[Row<'_>], panel: Panel, w
         for (line, (n, d)) in row.marks.iter().enumerate() {
             let y = top + head + LINE * (line as f64 + 0.5) + 1.0;
             let name = &report.others[n - 1].model.name;
-            let said = format!("{name}: {} {}", row.label, words::difference(d));
+            let about = format!("{name}: {} {}", row.label, words::difference(d));
             if report.others.len() > 1 {
                 drawing.text([left - 10.0, y + 4.0], Anchor::End, "key", &letter(report, *n));
             }
@@ -62,7 +62,7 @@ pub(in crate::report) fn draw(report: &Report, rows: &[Row<'_>], panel: Panel, w
             if d.value.is_finite() {
                 let filled = if d.is_clear().unwrap_or(true) { "" } else { "hollow " };
                 let place = [axis.at(shown(d, d.value)), y];
-                drawing.mark(n - 1, place, &format!("mark {filled}{}", series(*n)), &said);
+                drawing.mark(n - 1, place, &format!("mark {filled}{}", series(*n)), &about);
             }
             if wide {
                 let (value, interval) = words::parts_of(d);
