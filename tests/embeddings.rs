@@ -175,6 +175,8 @@ fn vectors_that_cannot_be_cut_are_refused_before_the_work() {
     assert!(compress("vectors: {dims: 4, turn: pca}\n", &[]).contains("there is no text"));
     assert!(compress("vectors: {turn: pca}\n", &[]).contains("does not say how many `dims`"));
     assert!(compress("vectors: {dims: 4, turn: spin}\n", &[]).contains("it takes none, pca or fit"));
+    assert!(compress("vectors: {dims: 4, turn: pca, whiten: 2}\n", &[]).contains("it takes a number from 0 to 1"));
+    assert!(compress("vectors: {dims: 4, whiten: 0.5}\n", &[]).contains("cannot be whitened"));
     let short = written(dir.path(), "short.txt", "a cat\na dog\n");
     let said = compress("vectors: {dims: 4, turn: pca}\ncalibration: {samples: 1, length: 4}\n", &["--text", &short]);
     assert!(said.contains("2 lines of text are too few"), "{said}");
@@ -196,6 +198,81 @@ fn a_static_table_is_distilled_read_and_scored() {
     assert!(failing(&["distill", &model, "--out", &table]).contains("is not empty"));
     let (_, wide) = out(dir.path(), "wide");
     assert!(failing(&["distill", &model, "--out", &wide, "--dims", "17"]).contains("17 dimensions"));
+}
+
+#[test]
+fn tokens_of_a_static_table_share_rows() {
+    let (_model, model) = model();
+    let dir = tempfile::tempdir().unwrap();
+    let (path, table) = out(dir.path(), "table");
+    let common = ["distill", model.as_str(), "--dims", "6", "--type", "f32", "--json"];
+    let report = json(&[&common[..], &["--clusters", "4", "--out", &table]].concat());
+    assert_eq!((report["tokens"].as_u64(), report["dims"].as_u64()), (Some(9), Some(6)));
+    // Sentence-transformers would take the rows of other tokens.
+    assert!(!path.join("modules.json").exists());
+    let config: Value = serde_json::from_slice(&std::fs::read(path.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["vocabulary_quantization"], 4);
+    let input = written(dir.path(), "t.txt", "cat\ncat cat\n");
+    let rows = vectors(&["embed", &table, "--input", &input, "--json"]);
+    assert_eq!((rows[0].len(), &rows[0]), (6, &rows[1]));
+    let (_, more) = out(dir.path(), "more");
+    assert!(
+        failing(&[&common[..], &["--clusters", "10", "--out", &more]].concat())
+            .contains("9 tokens cannot share 10 rows")
+    );
+}
+
+#[test]
+fn vectors_become_codes_that_are_searched_by_their_own_codec_alone() {
+    let (_model, model) = model();
+    let dir = tempfile::tempdir().unwrap();
+    let [file, codec, codes, faiss] = ["v.npy", "a.codec", "a.codes", "a.faiss"].map(|name| out(dir.path(), name).1);
+    let texts = lines(dir.path(), 60);
+    brevity(&["embed", &model, "--input", &texts, "--out", &file]);
+    for (kind, bytes) in [("int8", 16), ("sign", 2), ("recurrent", 4)] {
+        let common = ["codec", file.as_str(), "--kind", kind, "--out", &codec, "--codes", &codes, "--json"];
+        let report = json(&common);
+        assert_eq!((report["bytes_of_a_vector"].as_u64(), report["vectors"].as_u64()), (Some(bytes), Some(60)));
+        let (first, again) =
+            (report["recall"]["codes"].as_f64().unwrap(), report["recall"]["rescored"].as_f64().unwrap());
+        assert!(0.0 < first && first <= 1.0 && again + 1e-9 >= first, "{kind}: {first} {again}");
+        let found = brevity(&[
+            "search",
+            &codes,
+            "--codec",
+            &codec,
+            "--queries",
+            &file,
+            "-k",
+            "3",
+            "--rescore",
+            &file,
+            "--json",
+        ]);
+        let found: Vec<Value> = found.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((found.len(), found[7]["hits"].as_array().unwrap().len()), (60, 3));
+    }
+    // Every vector is its own nearest, and the table says so.
+    let printed = brevity(&["search", &codes, "--codec", &codec, "--queries", &file, "-k", "1", "--texts", &texts]);
+    assert!(printed.lines().next().unwrap().contains("text"), "{printed}");
+    assert_eq!(printed.lines().count(), 61);
+    let other = out(dir.path(), "b.codec").1;
+    let report = json(&["codec", &file, "--kind", "sign", "--out", &other, "--faiss", &faiss, "--json"]);
+    assert_eq!(report["codec"].as_str().unwrap().len(), 64);
+    assert!(std::fs::read(&faiss).unwrap().starts_with(b"IBxF"));
+    let search = |codec: &str| failing(&["search", &codes, "--codec", codec, "--queries", &file]);
+    assert!(search(&other).contains("the codes were made by the codec"));
+    assert!(search(&texts).contains("is not a whole file of a codec"));
+    let wrong = |more: &[&str]| failing(&[&["codec", file.as_str()], more].concat());
+    assert!(wrong(&["--kind", "sign", "--parts", "2"]).contains("`--parts` is no setting of this kind"));
+    assert!(wrong(&["--kind", "product", "--parts", "2"]).contains("60 vectors cannot make 256 clusters"));
+    assert!(wrong(&["--kind", "product", "--parts", "3", "--bits", "4"]).contains("3 parts do not divide 16"));
+    assert!(wrong(&["--kind", "recurrent", "--bits", "9"]).contains("1 to 8"));
+    assert!(wrong(&["--codec", &codec, "--centre"]).contains("when a codec is fitted"));
+    assert!(
+        wrong(&["--kind", "recurrent", "--faiss", &faiss]).contains("faiss has no index for recurrent codes of 2 bits")
+    );
+    assert!(failing(&["codec", &texts, "--kind", "sign"]).contains("is not a `.npy` file"));
 }
 
 #[test]

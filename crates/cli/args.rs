@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use brevity::formats::GgufType;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-pub use encoders::{Distill, Embed, TokensFrom, Tune, TuneFor, Type, Weighting};
+pub use encoders::{Axes, Codec, CodecKind, Distill, Embed, Search, TokensFrom, Tune, TuneFor, Type, Weighting};
 
 /// Makes transformer checkpoints smaller, says what was lost, and writes files your tools can load.
 ///
@@ -41,6 +41,10 @@ pub enum Command {
     Generate(Generate),
     /// Turn texts into vectors.
     Embed(Embed),
+    /// Fit a codec to vectors, so that each takes a few bits instead of floats, encode them, and say how many neighbours it keeps.
+    Codec(Codec),
+    /// Find the nearest of codes for vectors.
+    Search(Search),
     /// Make a static table out of an encoder: a vector for each token, whose mean is the vector of a text.
     Distill(Distill),
     /// Train an encoder so that fewer layers and dimensions of it work, on raw texts or on pairs.
@@ -342,6 +346,9 @@ pub struct Asked {
     /// text on each line, or `jsonl:FILE#field`.
     #[arg(long, value_name = "TEXTS", requires = "cuts", value_hint = ValueHint::FilePath)]
     pub pca: Option<String>,
+    /// With `--pca`: how far axes are brought to spread alike, from 0 (as they are) to 1 (whitened).
+    #[arg(long, value_name = "W", requires = "pca", default_value_t = 0.0)]
+    pub whiten: f64,
     /// Answer `--sts` and `--retrieval` also with scores of attention divided by each of these, separated by commas; the step
     /// `adjust.temperature` of a recipe makes one of them last.
     #[arg(long, value_name = "TAUS", value_delimiter = ',')]

@@ -121,7 +121,10 @@ impl Asked {
         };
         let fit = self.pca.as_deref().map(crate::embed::texts).transpose()?.unwrap_or_default();
         let fit = fit.into_iter().filter(|text| !text.trim().is_empty()).collect();
-        Ok(Some(CutWish { dims, fit }))
+        if !(0.0..=1.0).contains(&self.whiten) {
+            return Err(Usage { what: "`--whiten` is a number from 0 to 1".into(), hint: None }.into());
+        }
+        Ok(Some(CutWish { dims, fit, whiten: self.whiten }))
     }
 
     /// The facts.

@@ -31,6 +31,7 @@ pub fn run(args: &Distill) -> anyhow::Result<()> {
         dims: (args.dims > 0).then_some(args.dims),
         sif: Some(args.sif.unwrap_or(1e-4)).filter(|&a| a > 0.0),
         counted,
+        clusters: args.clusters,
     };
     let started = Instant::now();
     let mut progress = Progress::new("embedding the vocabulary", 1000);

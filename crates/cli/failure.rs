@@ -72,7 +72,7 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         runtime::Error,
         model::Error
     );
-    first!(brevity::embed::Error, brevity::vectors::VectorError);
+    first!(brevity::embed::Error, brevity::embed::codec::Error, brevity::vectors::VectorError);
     first!(crate::machine::TooSmall);
     if let Some(brevity::compare::CompareError::Eval { source, .. }) = error.downcast_ref() {
         return source.hint();

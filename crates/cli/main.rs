@@ -4,6 +4,7 @@
 mod answers;
 mod args;
 mod asked;
+mod codec;
 mod compare;
 mod compress;
 mod distill;
@@ -18,6 +19,7 @@ mod machine;
 mod print;
 mod progress;
 mod recipes;
+mod search;
 mod table;
 mod tune;
 mod units;
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args),
         Command::Export(args) => export::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Codec(args) => codec::run(args),
+        Command::Search(args) => search::run(args),
         Command::Distill(args) => distill::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Tune(args) => tune::run(args),

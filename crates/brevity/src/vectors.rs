@@ -74,6 +74,8 @@ pub struct CutWish {
     /// Texts on whose vectors principal axes are found, whose first ones are kept; without texts it is the first entries of the
     /// vectors as they are.
     pub fit: Vec<String>,
+    /// How far these axes are brought to spread alike; see [`Rotation::layer`].
+    pub whiten: f64,
 }
 
 impl CutWish {
@@ -256,7 +258,7 @@ impl VectorTask {
                 true => None,
                 false => {
                     let rotation = Rotation::fit(&vectors[2][layer])?;
-                    Some(rotation.layer(rotation.width)?)
+                    Some(rotation.layer(rotation.width, wish.whiten)?)
                 }
             };
             let turned = [0, 1].map(|side| match (&axes, &vectors[side][layer]) {
@@ -275,7 +277,10 @@ impl VectorTask {
         }
         let how = match wish.fit.len() {
             0 => "the first ones, as they are".to_owned(),
-            n => format!("the first principal axes of the vectors of {n} texts"),
+            n => {
+                let whitened = if wish.whiten > 0.0 { format!(", whitened by {}", wish.whiten) } else { String::new() };
+                format!("the first principal axes of the vectors of {n} texts{whitened}")
+            }
         };
         let on = On::Task(self.name.clone());
         Ok(Cuts { name: metric.to_owned(), on, higher_is_better: true, how, layers, dims, values })

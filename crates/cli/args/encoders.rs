@@ -42,6 +42,104 @@ pub struct Embed {
 }
 
 #[derive(Args, Debug)]
+pub struct Codec {
+    /// Vectors, a row for each: a `.npy` file, such as `brevity embed` writes.
+    #[arg(value_name = "VECTORS.npy", value_hint = ValueHint::FilePath)]
+    pub vectors: PathBuf,
+    /// The kind of codec to fit to them.
+    #[arg(long, value_enum, required_unless_present = "codec", conflicts_with = "codec")]
+    pub kind: Option<CodecKind>,
+    /// A codec that was fitted before, instead of a new one.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub codec: Option<PathBuf>,
+    /// Where to write the codec. Applications encode and score with it, and codes go with no other.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "codec")]
+    pub out: Option<PathBuf>,
+    /// Where to write the codes of the vectors.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub codes: Option<PathBuf>,
+    /// Where to write them as an index of faiss.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub faiss: Option<PathBuf>,
+    /// `sign` and `recurrent`: how many axes bits are taken along. Default: as many as dimensions.
+    #[arg(long, value_name = "N")]
+    pub dims: Option<usize>,
+    /// `recurrent`: bits of an axis, 1 to 4; by default 2. `product` and `opq`: bits of a part, 1 to 8; by default 8.
+    #[arg(long, value_name = "N", value_parser = bits)]
+    pub bits: Option<usize>,
+    /// `product` and `opq`: how many parts a vector is cut into. Default: one for eight dimensions.
+    #[arg(long, value_name = "N")]
+    pub parts: Option<usize>,
+    /// `sign` and `recurrent`: along which axes. Default: learned.
+    #[arg(long, value_enum)]
+    pub axes: Option<Axes>,
+    /// `sign` and `recurrent`: take the mean of the vectors away first.
+    #[arg(long)]
+    pub centre: bool,
+    /// The seed of everything random.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Codecs of vectors.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodecKind {
+    /// A byte for each dimension, between the least and the largest value it has.
+    Int8,
+    /// A bit for each axis.
+    Sign,
+    /// A few bits for each axis, each of what those before leave (BEBR).
+    Recurrent,
+    /// A few bits for each part (product quantization).
+    Product,
+    /// The same behind a rotation that is fitted, too.
+    Opq,
+}
+
+/// Axes along which bits are taken.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axes {
+    /// The dimensions as they are.
+    None,
+    /// Drawn at random.
+    Random,
+    /// Turned until codes and vectors are near each other.
+    Learned,
+}
+
+#[derive(Args, Debug)]
+pub struct Search {
+    /// The codes, as `brevity codec` writes them.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub codes: PathBuf,
+    /// The codec that made them.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub codec: PathBuf,
+    /// Vectors to look for, a row for each: a `.npy` file.
+    #[arg(long, value_name = "VECTORS.npy", value_hint = ValueHint::FilePath)]
+    pub queries: PathBuf,
+    /// How many to find for each.
+    #[arg(short, long, default_value_t = 10)]
+    pub k: usize,
+    /// Look at the best four times `k` codes again by these, the vectors that were encoded.
+    #[arg(long, value_name = "VECTORS.npy", value_hint = ValueHint::FilePath)]
+    pub rescore: Option<PathBuf>,
+    /// The texts behind the codes, to be shown: as `brevity embed` takes them.
+    #[arg(long, value_name = "TEXTS", value_hint = ValueHint::FilePath)]
+    pub texts: Option<String>,
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Print JSON: a line for each query.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
 pub struct Distill {
     /// The encoder.
     #[arg(value_hint = ValueHint::AnyPath)]
@@ -62,6 +160,10 @@ pub struct Distill {
     /// with a text on each line, or `jsonl:FILE#field`.
     #[arg(long, value_name = "TEXTS", value_hint = ValueHint::FilePath)]
     pub counts: Option<String>,
+    /// Let tokens of like directions share so many rows: a smaller table, and a row number and a length for each token. model2vec opens
+    /// it, sentence-transformers does not. Default: a row for each token.
+    #[arg(long, value_name = "N")]
+    pub clusters: Option<usize>,
     /// How numbers are stored. Of `int8`, sentence-transformers makes nothing.
     #[arg(long = "type", value_enum, default_value_t = Type::F16)]
     pub kind: Type,
@@ -183,6 +285,11 @@ pub enum Weighting {
     Linear,
     /// Layer n: 1 / (1 + ln n).
     Log,
+}
+
+/// A number of bits.
+fn bits(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|bits| (1..=8).contains(bits)).ok_or_else(|| "it can be 1 to 8".into())
 }
 
 /// A pooling by its name.

@@ -103,6 +103,14 @@ pub enum Error {
         /// What for.
         what: &'static str,
     },
+    /// Fewer tokens than rows they should share.
+    #[error("{tokens} tokens cannot share {clusters} rows")]
+    Clusters {
+        /// Tokens.
+        tokens: usize,
+        /// Rows that were asked for.
+        clusters: usize,
+    },
     /// A kernel refuses its input.
     #[error(transparent)]
     Kernel(#[from] brevity_kernels::Error),
@@ -135,6 +143,7 @@ impl Error {
             Error::Prompt { known, .. } if known.is_empty() => Some("it has none".into()),
             Error::Prompt { known, .. } => Some(format!("it has {}", known.join(", "))),
             Error::Table { .. } => Some("the tokenizer does not belong to this table".into()),
+            Error::Clusters { tokens, .. } => Some(format!("take 1 to {tokens}")),
             Error::Few { .. } => Some("give more texts".into()),
             Error::NotFinite { .. } => {
                 Some("a weight may be damaged; in 16-bit formats a value may have left the range of the type".into())

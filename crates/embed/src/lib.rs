@@ -32,6 +32,7 @@
 //! This crate scores no vectors (see `brevity-eval`) and rewrites no weights (see `brevity-methods`).
 #![forbid(unsafe_code)]
 
+mod clusters;
 pub mod codec;
 mod embedder;
 mod encoder;

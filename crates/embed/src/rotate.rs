@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 use crate::modules::{Dense, DenseAct};
 use crate::vectors::Vectors;
 
+/// Variances below this share of the largest are noise, which whitening does not blow up further.
+const FLOOR: f64 = 1e-6;
+
 /// The principal axes of vectors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rotation {
@@ -66,15 +69,26 @@ impl Rotation {
         })
     }
 
-    /// The layer that gives the coordinates along the first `dims` axes: `e' = Q (e - mean)`.
+    /// The layer that gives the coordinates along the first `dims` axes: `e' = S Q (e - mean)`, where `S` divides each by a power
+    /// `whiten` of its spread (the standard deviation), relative to that of the first axis. At 0 coordinates are as they are and
+    /// distances are kept; at 1 all spread alike. Between them cosines are no longer ruled by the few widest axes.
     ///
     /// # Errors
     /// [`Error::Dims`] if there are not so many.
-    pub fn layer(&self, dims: usize) -> Result<Dense> {
+    ///
+    /// # Source
+    /// Whitening: Su et al. 2021, arXiv:2103.15316; the power is ours.
+    pub fn layer(&self, dims: usize, whiten: f64) -> Result<Dense> {
         if dims == 0 || dims > self.width {
             return Err(Error::Dims { asked: dims, width: self.width });
         }
-        let weight = self.axes[..dims * self.width].to_vec();
+        let mut weight = self.axes[..dims * self.width].to_vec();
+        if whiten != 0.0 && self.variances[0] > 0.0 {
+            for (axis, variance) in weight.chunks_exact_mut(self.width).zip(&self.variances) {
+                let factor = (variance / self.variances[0]).max(FLOOR).powf(-whiten / 2.0) as f32;
+                axis.iter_mut().for_each(|x| *x *= factor);
+            }
+        }
         let shift =
             |axis: &[f32]| -axis.iter().zip(&self.mean).map(|(&a, &m)| f64::from(a) * f64::from(m)).sum::<f64>() as f32;
         let bias = Some(weight.chunks_exact(self.width).map(shift).collect());
@@ -125,7 +139,7 @@ mod tests {
     fn all_axes_keep_distances_and_centre() {
         let vectors = sample(50);
         let rotation = Rotation::fit(&vectors).unwrap();
-        let turned = Vectors { width: 4, values: rotation.layer(4).unwrap().apply(&vectors.values) };
+        let turned = Vectors { width: 4, values: rotation.layer(4, 0.0).unwrap().apply(&vectors.values) };
         let far = |v: &Vectors, a: usize, b: usize| -> f32 {
             v.row(a).iter().zip(v.row(b)).map(|(x, y)| (x - y).powi(2)).sum::<f32>().sqrt()
         };
@@ -135,11 +149,27 @@ mod tests {
     }
 
     #[test]
+    fn whitened_axes_spread_alike() {
+        let vectors = sample(400);
+        let rotation = Rotation::fit(&vectors).unwrap();
+        let spread = |whiten: f64, axis: usize| {
+            let turned = rotation.layer(3, whiten).unwrap().apply(&vectors.values);
+            (turned.iter().skip(axis).step_by(3).map(|x| f64::from(x * x)).sum::<f64>() / 400.0).sqrt()
+        };
+        let deviation = |axis: usize| rotation.variances[axis].sqrt();
+        for axis in 0..3 {
+            assert!((spread(0.0, axis) / deviation(axis) - 1.0).abs() < 1e-3);
+            assert!((spread(1.0, axis) / deviation(0) - 1.0).abs() < 1e-3, "axis {axis}");
+            assert!((spread(0.5, axis) / (deviation(0) * deviation(axis)).sqrt() - 1.0).abs() < 1e-3);
+        }
+    }
+
+    #[test]
     fn axes_of_one_vector_and_past_the_dimension_are_refused() {
         let error = Rotation::fit(&sample(1)).unwrap_err();
         assert_eq!(error.to_string(), "1 vectors are too few for principal axes, which need 2");
         let rotation = Rotation::fit(&sample(9)).unwrap();
-        assert!(matches!(rotation.layer(5), Err(Error::Dims { asked: 5, width: 4 })));
+        assert!(matches!(rotation.layer(5, 0.0), Err(Error::Dims { asked: 5, width: 4 })));
         let mut nan = sample(9);
         nan.values[13] = f32::NAN;
         assert!(matches!(Rotation::fit(&nan), Err(Error::NotFinite { text: 3 })));

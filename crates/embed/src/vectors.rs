@@ -1,6 +1,11 @@
 //! Vectors of texts, row by row.
 
 use std::io::{self, Write};
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+
+use crate::error::{Error, Result};
 
 /// Vectors, `[count, width]`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -46,6 +51,28 @@ impl Vectors {
         Vectors { width: dims, values }
     }
 
+    /// Reads a matrix as NumPy writes it, of floats of any width; they become singles.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there is none, or something else.
+    pub fn read_npy(path: &Path) -> Result<Vectors> {
+        let wrong = |why: String| Error::File { file: path.to_owned(), why };
+        if let Err(source) = std::fs::File::open(path) {
+            return Err(wrong(format!("cannot be read: {source}")));
+        }
+        let read = |path| -> candle_core::Result<(Vec<usize>, Vec<f32>)> {
+            let numbers = Tensor::read_npy(path)?;
+            Ok((numbers.dims().to_vec(), numbers.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?))
+        };
+        let (shape, values) = read(path).map_err(|why| {
+            wrong(format!("is not a `.npy` file that can be read: {}", why.to_string().lines().next().unwrap_or("")))
+        })?;
+        match shape[..] {
+            [_, width] => Ok(Vectors { width, values }),
+            _ => Err(wrong(format!("has the shape {shape:?}, where rows of vectors are expected"))),
+        }
+    }
+
     /// Writes them as NumPy does, `.npy` version 1, singles in little-endian order.
     ///
     /// # Errors
@@ -76,6 +103,23 @@ mod tests {
         assert_eq!(vectors.prefix(2, true).values, [0.6, 0.8, 0.0, -1.0]);
         assert_eq!(vectors.prefix(2, false).values, [3.0, 4.0, 0.0, -2.0]);
         assert_eq!(vectors.prefix(3, false), vectors);
+    }
+
+    #[test]
+    fn what_was_written_for_numpy_is_read_and_anything_else_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.npy");
+        let vectors = Vectors { width: 2, values: vec![1.0, -2.0, 0.5, 3.0] };
+        let mut bytes = Vec::new();
+        vectors.write_npy(&mut bytes).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(Vectors::read_npy(&path).unwrap(), vectors);
+        std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+        assert!(Vectors::read_npy(&path).unwrap_err().to_string().contains("is not a `.npy` file"));
+        std::fs::write(&path, "no").unwrap();
+        assert!(Vectors::read_npy(&path).is_err());
+        let none = Vectors::read_npy(&dir.path().join("b.npy")).unwrap_err();
+        assert!(none.to_string().contains("cannot be read"), "{none}");
     }
 
     #[test]

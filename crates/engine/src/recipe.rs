@@ -150,8 +150,8 @@ impl Recipe {
         if !said.is_empty() {
             yaml += &format!("calibration: {{{}}}\n", said.join(", "));
         }
-        if let Some(VectorCut { dims, turn, texts }) = &self.vectors {
-            yaml += &format!("vectors: {{dims: {dims}, turn: {turn}, texts: {texts}}}\n");
+        if let Some(VectorCut { dims, turn, whiten, texts }) = &self.vectors {
+            yaml += &format!("vectors: {{dims: {dims}, turn: {turn}, whiten: {whiten}, texts: {texts}}}\n");
         }
         if self.steps.is_empty() {
             return yaml;

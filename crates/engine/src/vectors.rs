@@ -22,6 +22,9 @@ pub struct VectorCut {
     /// Which ones.
     #[serde(default)]
     pub turn: Turn,
+    /// How far axes are brought to spread alike, from 0 to 1; see [`Rotation::layer`].
+    #[serde(default)]
+    pub whiten: f64,
     /// How many lines of the text for calibration they are found on, spread evenly.
     #[serde(default = "usual_texts")]
     pub texts: usize,
@@ -78,6 +81,11 @@ impl VectorCut {
         if modules.first != First::Transformer {
             return Err(refused("the model is a table already".into()));
         }
+        if self.whiten != 0.0 && !self.looks() {
+            return Err(refused(
+                "the first dimensions as they are cannot be whitened, principal axes can: `turn: pca`".into(),
+            ));
+        }
         if self.dims == 0 || self.dims > width {
             return Err(refused(format!("{} dimensions cannot be kept of {width}", self.dims)));
         }
@@ -125,10 +133,14 @@ impl VectorCut {
         modules.truncate_dim = None;
         let layer = match self.turn {
             Turn::None => Dense::prefix(modules.width(original.model().hidden).map_err(refused)?, self.dims),
-            Turn::Pca => Rotation::fit(&encoded(left, &modules)?).and_then(|r| r.layer(self.dims)).map_err(refused)?,
+            Turn::Pca => Rotation::fit(&encoded(left, &modules)?)
+                .and_then(|r| r.layer(self.dims, self.whiten))
+                .map_err(refused)?,
             Turn::Fit => {
                 let whole = encoded(original, &modules)?;
-                let axes = Rotation::fit(&whole).and_then(|rotation| rotation.layer(self.dims)).map_err(refused)?;
+                let axes = Rotation::fit(&whole)
+                    .and_then(|rotation| rotation.layer(self.dims, self.whiten))
+                    .map_err(refused)?;
                 let targets = Vectors { width: self.dims, values: axes.apply(&whole.values) };
                 modules.layers.truncate(1);
                 fit(&encoded(left, &modules)?, &targets).map_err(refused)?.layer
@@ -155,7 +167,7 @@ mod tests {
 
     #[test]
     fn lines_are_spread_over_the_text() {
-        let cut = VectorCut { dims: 8, turn: Turn::Pca, texts: 3 };
+        let cut = VectorCut { dims: 8, turn: Turn::Pca, whiten: 0.0, texts: 3 };
         let text = "one\n\n two \nthree\nfour\nfive\nsix\n";
         assert_eq!(cut.lines(text), ["one", "three", "five"]);
         assert_eq!(VectorCut { texts: 99, ..cut.clone() }.lines(text).len(), 6);

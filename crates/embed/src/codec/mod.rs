@@ -17,13 +17,13 @@
 
 mod axes;
 mod bits;
-mod clusters;
 mod codes;
 mod error;
 mod faiss;
 mod file;
 mod int8;
 mod product;
+mod recall;
 mod recurrent;
 mod search;
 mod sign;
@@ -37,8 +37,9 @@ pub use error::{Error, Result};
 pub use faiss::{write_faiss, write_faiss_flat};
 pub use int8::Int8;
 pub use product::Product;
+pub use recall::{Recall, recall};
 pub use recurrent::Recurrent;
-pub use search::{DEPTH, Fine, Hit, Index};
+pub use search::{DEPTH, Fine, Hit, Index, search_vectors};
 pub use sign::Sign;
 pub use vectors::Vectors;
 

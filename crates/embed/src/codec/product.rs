@@ -7,8 +7,8 @@ use brevity_kernels::nearest::nearest;
 use rayon::prelude::*;
 
 use super::axes::{polar, principal, products};
-use super::clusters::{refine, seeds};
 use super::vectors::Vectors;
+use crate::clusters::{NARROW, refine, spread};
 use crate::codec::error::{Error, Result};
 use crate::random::{Random, below};
 
@@ -63,7 +63,7 @@ impl Product {
         }
         let first = below(random, usize::MAX) as u64;
         codec.each_part(&codec.rotated(sample), |part, points, dims| {
-            seeds(points, dims, clusters, &mut stream(first, part))
+            spread(points, dims, clusters, &mut stream(first, part))
         });
         if rotate {
             for _ in 0..TURNS {
@@ -128,7 +128,7 @@ impl Product {
         let size = self.part_width() << self.bits;
         self.each_part(rotated, |part, points, dims| {
             let mut centroids = before[part * size..][..size].to_vec();
-            refine(points, dims, &mut centroids, rounds);
+            refine(points, dims, &mut centroids, rounds, NARROW);
             centroids
         });
     }

@@ -69,6 +69,27 @@ pub enum Fine<'a> {
     Codes(&'a Codec, &'a Codes),
 }
 
+/// The `k` vectors of the largest dot products with each query, best first, of equals the first: what codes stand for.
+///
+/// # Cost
+/// A product of all queries with all vectors, of which as many scores are held as there are queries and a block of vectors.
+///
+/// # Errors
+/// [`Error::Width`].
+pub fn search_vectors(vectors: Vectors<'_>, queries: Vectors<'_>, k: usize) -> Result<Vec<Vec<Hit>>> {
+    queries.expect_width(vectors.width())?;
+    let (width, asked) = (vectors.width(), queries.rows());
+    let mut best = vec![Best::of(k); asked];
+    let mut all = vec![0.0; asked * BYTES_BLOCK];
+    for (n, block) in vectors.values().chunks(BYTES_BLOCK * width).enumerate() {
+        let rows = block.len() / width;
+        let scores = &mut all[..asked * rows];
+        matmul_nt_f32(Dims { m: asked, k: width, n: rows }, queries.values(), block, scores);
+        best.iter_mut().zip(scores.chunks_exact(rows)).for_each(|(best, scores)| best.look_at(n * BYTES_BLOCK, scores));
+    }
+    Ok(best.into_iter().map(Best::sorted).collect())
+}
+
 /// Queries made ready for the codes.
 enum Asked {
     /// Codes of the queries, and one over their lengths.

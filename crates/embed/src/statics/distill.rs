@@ -4,6 +4,7 @@ use brevity_formats::Checkpoint;
 use brevity_model::Stage;
 use rayon::prelude::*;
 
+use super::cluster::cluster;
 use super::vocabulary::{Vocabulary, cleaned};
 use super::{StaticModel, Table};
 use crate::encoder::Encoder;
@@ -33,12 +34,14 @@ pub struct Distill {
     /// Texts in which tokens are counted. Without texts the vocabulary is taken to be ordered by frequency, and `p` falls as
     /// Zipf's law has it: that is so for WordPiece, and for few others.
     pub counted: Option<Vec<String>>,
+    /// How many rows the table has, each shared by tokens of like directions; one for each token if there is none.
+    pub clusters: Option<usize>,
 }
 
 impl Default for Distill {
     /// What model2vec does: 256 dimensions, weights with `a = 1e-4`.
     fn default() -> Self {
-        Distill { rows: Rows::Forward, dims: Some(256), sif: Some(1e-4), counted: None }
+        Distill { rows: Rows::Forward, dims: Some(256), sif: Some(1e-4), counted: None, clusters: None }
     }
 }
 
@@ -47,7 +50,7 @@ impl Default for Distill {
 /// `progress` hears which share is done, and says whether to go on; if it does not, there is no model.
 ///
 /// # Cost
-/// One pass of the encoder over texts of one token each, and `O(width³)` for the axes.
+/// One pass of the encoder over texts of one token each, `O(width³)` for the axes, and twenty products of all rows with all clusters.
 ///
 /// # Errors
 /// [`Error::Vocabulary`] if the tokenizer is of an unknown kind, [`Error::Dims`], or if the encoder cannot be run.
@@ -74,7 +77,7 @@ pub fn distill(
         None => vectors,
         Some(dims) if dims > vectors.width => return Err(Error::Dims { asked: dims, width: vectors.width }),
         Some(dims) => {
-            let layer = Rotation::fit(&vectors)?.layer(dims)?;
+            let layer = Rotation::fit(&vectors)?.layer(dims, 0.0)?;
             let rows: Vec<Vec<f32>> =
                 vectors.values.par_chunks(256 * vectors.width).map(|rows| layer.apply(rows)).collect();
             Vectors { width: dims, values: rows.concat() }
@@ -88,7 +91,14 @@ pub fn distill(
         }
     }
     let width = vectors.width;
-    Ok(Some(StaticModel::new(vocabulary.tokenizer, Table::F32(vectors.values), width, None, None, true)?))
+    let (values, mapping, weights) = match how.clusters {
+        None => (vectors.values, None, None),
+        Some(clusters) => {
+            let shared = cluster(&vectors, clusters)?;
+            (shared.rows, Some(shared.mapping), Some(shared.weights))
+        }
+    };
+    Ok(Some(StaticModel::new(vocabulary.tokenizer, Table::F32(values), width, mapping, weights, true)?))
 }
 
 /// How often each token is there: by counting, or by its place in the vocabulary, `1 / (2 + place)`. Sums to one; a token that

@@ -1,5 +1,6 @@
 //! Static models: a vector for each token, and the mean of them for a text. The format is model2vec's.
 
+mod cluster;
 mod distill;
 mod vocabulary;
 
@@ -286,7 +287,8 @@ impl StaticModel {
         let modules = Modules { first: First::Static, layers, ..Modules::default() };
         let tokenizer = self.tokens.tokenizer().to_string(true);
         let tokenizer = tokenizer.map_err(|why| Error::Tokenize { text: 0, why: why.to_string() })?;
-        let mut files = modules.files(self.width);
+        // Sentence-transformers takes the row of a token to be that of its number, and would say something else of a text.
+        let mut files = if self.mapping.is_none() { modules.files(self.width) } else { Vec::new() };
         files.push((WEIGHTS.into(), weights));
         files.push(("config.json".into(), pretty(&config)));
         files.push(("tokenizer.json".into(), tokenizer.into_bytes()));

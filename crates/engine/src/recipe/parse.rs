@@ -16,7 +16,7 @@ const KEYS: &[&str] = &["about", "format", "calibration", "defaults", "steps", "
 const CALIBRATION: &[&str] = &["text", "samples", "length", "draw"];
 
 /// The keys of `vectors`.
-const VECTORS: &[&str] = &["dims", "turn", "texts"];
+const VECTORS: &[&str] = &["dims", "turn", "whiten", "texts"];
 
 /// Keys of a step that are not settings of its method.
 const SELECTORS: &[&str] = &["at", "except"];
@@ -95,7 +95,7 @@ pub(super) fn cut_vectors(cut: &mut Option<VectorCut>, key: &str, value: &Value)
     };
     let mut changed = match cut.clone() {
         Some(cut) => cut,
-        None if key == "dims" => VectorCut { dims: count()?, turn: Turn::None, texts: usual_texts() },
+        None if key == "dims" => VectorCut { dims: count()?, turn: Turn::None, whiten: 0.0, texts: usual_texts() },
         None if VECTORS.contains(&key) => {
             return Err(("`vectors` does not say how many `dims` are kept".into(), "set `vectors.dims` first".into()));
         }
@@ -104,6 +104,10 @@ pub(super) fn cut_vectors(cut: &mut Option<VectorCut>, key: &str, value: &Value)
     match key {
         "dims" => changed.dims = count()?,
         "texts" => changed.texts = count()?,
+        "whiten" => match value.as_f64() {
+            Some(whiten @ 0.0..=1.0) => changed.whiten = whiten,
+            _ => return Err(wrong("a number from 0 to 1")),
+        },
         "turn" => changed.turn = serde_json::from_value(value.clone()).map_err(|_| wrong("none, pca or fit"))?,
         _ => return Err((format!("`vectors` has no key `{key}`"), nearest(key, VECTORS, "its keys"))),
     }
