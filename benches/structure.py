@@ -41,6 +41,9 @@ METHODS = {
     "asvd": "decompose.asvd: {{ratio: {k}}}",
     "svd_llm": "decompose.svd_llm: {{ratio: {k}}}",
     "svd_llm waterfill": "decompose.svd_llm: {{ratio: {k}, allocation: waterfill}}",
+    "svd_llm aimed": "recover.retarget: {{}}\n  - decompose.svd_llm: {{ratio: {k}, allocation: waterfill}}",
+    "afm aimed": "recover.retarget: {{}}\n  - decompose.afm: {{ratio: {k}, allocation: waterfill}}",
+    "afm + bias": "decompose.afm: {{ratio: {k}}}\n  - recover.bias: {{}}",
     "afm": "decompose.afm: {{ratio: {k}}}",
     "afm without mean": "decompose.afm: {{ratio: {k}, mean: false}}",
     "mpo": "decompose.mpo: {{ratio: {k}, refine: 2}}",
@@ -59,8 +62,9 @@ def compress(args, steps, scratch, name):
 def measure(args, models):
     """The comparison of smaller models with the reference, as its report says it."""
     asked = ["--facts", args.facts, "--items", args.items] if args.facts else []
+    speed = [] if args.no_speed else ["--speed"]
     text = ["--text", f"wikitext:{args.text}", "--window", args.length, "--limit", args.windows * args.length]
-    report = json.loads(run([args.brevity, "compare", args.model, *models, *text, *asked, "--speed", "--json"])[2])["report"]
+    report = json.loads(run([args.brevity, "compare", args.model, *models, *text, *asked, *speed, "--json"])[2])["report"]
     if args.data:
         tasks = ["--tasks", "arc_easy", "--data", args.data, "--items", args.task_items]
         more = json.loads(run([args.brevity, "compare", args.model, *models, "--text", "none", *tasks, "--json"])[2])["report"]
@@ -127,6 +131,8 @@ def main():
     parser.add_argument("--task-items", type=int, default=200)
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--shares", nargs="*", type=float, default=[0.1, 0.2, 0.3])
+    parser.add_argument("--no-speed", action="store_true", help="leave out tokens a second")
+    parser.add_argument("--together", type=int, default=6, help="models that are measured beside the reference at once")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--draw", type=pathlib.Path, help="only draw these results")
     parser.add_argument("--plot", type=pathlib.Path)
@@ -136,15 +142,14 @@ def main():
         content = json.loads(args.draw.read_text())
     else:
         content = json.loads(args.out.read_text()) if args.out.exists() else {"model": pathlib.Path(args.model).name, "rows": {}}
-        for method in args.methods:
-            shares = [share for share in args.shares if f"{method} {share}" not in content["rows"]]
-            if not shares:
-                continue
+        wanted = [(method, share) for method in args.methods for share in args.shares if f"{method} {share}" not in content["rows"]]
+        # Of several models at once the reference is measured once.
+        for some in (wanted[first:first + args.together] for first in range(0, len(wanted), args.together)):
             with tempfile.TemporaryDirectory() as scratch:
-                made = [compress(args, METHODS[method].format(s=share, k=round(1 - share, 6)), scratch, str(share)) for share in shares]
+                made = [compress(args, METHODS[method].format(s=share, k=round(1 - share, 6)), scratch, f"{n}") for n, (method, share) in enumerate(some)]
                 report = measure(args, [out for out, *_ in made])
             content["dense"] = figures(report["reference"])
-            for share, (_, seconds, peak), other in zip(shares, made, report["others"]):
+            for (method, share), (_, seconds, peak), other in zip(some, made, report["others"]):
                 content["rows"][f"{method} {share}"] = {
                     "method": method, "share": share, "figures": figures(other), "seconds": seconds, "peak_bytes": peak}
             args.out.write_text(json.dumps(content, indent=1) + "\n")
