@@ -6,7 +6,8 @@
 MODEL_DIR is a sentence encoder (all-MiniLM-L6-v2), DATA holds `sts/stsbenchmark/sts-{dev,test}.csv` and `retrieval/scifact`. Needs
 sentence-transformers and model2vec with its `distill` extra. Build brevity with `cargo build --release`.
 
-`rust` puts model2vec-rs beside us, which it builds with cargo from crates.io (some minutes; `--build` keeps that in a folder).
+`rust` puts model2vec-rs beside our library, which it builds with cargo from crates.io (some minutes; `--build` keeps that in a folder);
+it needs `cargo build --release --workspace --examples`.
 
 Printed are scores on the STS benchmark and on SciFact (whole vectors, prefixes, principal axes), vectors beside those of
 sentence-transformers, throughput on the first 1,000 sentences of the benchmark, static tables beside model2vec's, an encoder cut to 3
@@ -83,28 +84,53 @@ def built(folder):
     return folder / "target/release/peer"
 
 
+def started(command):
+    return subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def seconds_of(child):
+    """How long a child takes for its texts."""
+    child.stdin.write("\n")
+    child.stdin.flush()
+    return json.loads(child.stdout.readline())["seconds"]
+
+
+def race_in_memory(args, model, texts, scratch):
+    """Texts a second of model2vec-rs and of the library, both warm in memory, in turns of 50 calls."""
+    import numpy
+
+    own, theirs, count = scratch / "own-rust.npy", scratch / "theirs.f32", sum(1 for _ in open(texts, encoding="utf-8"))
+    peer = started([built(args.build or scratch / "peer"), model, texts, theirs])
+    ours = started([ROOT / "target/release/examples/encode_speed", model, texts])
+    rates = [[count / statistics.median(seconds_of(child) for _ in range(50)) for child in (peer, ours)] for _ in range(args.rounds)]
+    for child in (peer, ours):
+        child.stdin.close()
+        child.wait()
+    run([args.brevity, "embed", model, "--input", texts, "--out", own, "--dtype", "f32"])
+    a = numpy.load(own)
+    b = numpy.fromfile(theirs, dtype="<f4").reshape(a.shape)
+    cosines = (a * b).sum(1) / numpy.linalg.norm(a, axis=1) / numpy.maximum(numpy.linalg.norm(b, axis=1), 1e-12)
+    result = {"peer": statistics.median(rate[0] for rate in rates), "brevity": statistics.median(rate[1] for rate in rates),
+              "ratio": statistics.median(rate[1] / rate[0] for rate in rates), "least_cosine": float(cosines.min())}
+    print(f"{'model2vec-rs':22} {result['peer']:9.0f} texts/s, brevity {result['brevity']:9.0f}, {result['ratio']:.2f} times; least cosine {result['least_cosine']:.6f}")
+    return result
+
+
 def race(args, kind, peer_model, own_model, texts, scratch):
     """Texts a second of the peer and of brevity, in turns, and the least cosine of their vectors."""
     import numpy
 
     own, theirs = scratch / f"own-{kind}.npy", scratch / f"{kind}.npy"
-    if kind == "model2vec-rs":
-        command = [built(args.build or scratch / "peer"), peer_model, texts, theirs]
-    else:
-        command = [sys.executable, "-c", CHILD, kind, peer_model, texts, args.rounds, theirs]
-    child = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = started([sys.executable, "-c", CHILD, kind, peer_model, texts, args.rounds, theirs])
     count = sum(1 for _ in open(texts, encoding="utf-8"))
     rates = {"peer": [], "brevity": []}
     for _ in range(args.rounds):
-        child.stdin.write("\n")
-        child.stdin.flush()
-        rates["peer"].append(count / json.loads(child.stdout.readline())["seconds"])
+        rates["peer"].append(count / seconds_of(child))
         report = json.loads(run([args.brevity, "embed", own_model, "--input", texts, "--out", own, "--json", "--dtype", "f32"])[2])
         rates["brevity"].append(report["texts_per_second"])
     child.stdin.close()
     child.wait()
-    a = numpy.load(own)
-    b = numpy.fromfile(theirs, dtype="<f4").reshape(a.shape) if kind == "model2vec-rs" else numpy.load(theirs)
+    a, b = numpy.load(own), numpy.load(theirs)
     cosines = (a * b).sum(1) / numpy.linalg.norm(a, axis=1) / numpy.maximum(numpy.linalg.norm(b, axis=1), 1e-12)
     ratios = [ours / peer for ours, peer in zip(rates["brevity"], rates["peer"])]
     result = {"peer": statistics.median(rates["peer"]), "brevity": statistics.median(rates["brevity"]),
@@ -125,7 +151,7 @@ def main_scores(report):
     return results["sts-test"]["spearman,none"], results["scifact"]["ndcg_at_10,none"]
 
 
-def cuts(args, data, scratch, train):
+def cut_scores(args, data, scratch, train):
     """STS of the first 3 blocks with 128 dimensions: cut, fitted, and trained beside the whole encoder. Raw texts are all they see."""
     half, tuned = scratch / "half", scratch / "tuned"
     sts = ["--sts", data / "sts/stsbenchmark/sts-test.csv", "--dtype", "f32", "--json"]
@@ -206,12 +232,11 @@ def main():
             long.write_text(texts.read_text(encoding="utf-8") * 50, encoding="utf-8")
             found["static"]["speed"] = race(args, "model2vec", own, own, long, scratch)
         if "rust" in args.only:
-            own, long = scratch / "for-rust", scratch / "long-for-rust.txt"
+            own = scratch / "for-rust"
             run([args.brevity, "distill", args.model, "--out", own, "--dims", 256, "--json"])
-            long.write_text(texts.read_text(encoding="utf-8") * 50, encoding="utf-8")
-            found["rust"] = race(args, "model2vec-rs", own, own, long, scratch)
+            found["rust"] = race_in_memory(args, own, texts, scratch)
         if "cuts" in args.only:
-            found["cuts"] = cuts(args, data, scratch, train)
+            found["cuts"] = cut_scores(args, data, scratch, train)
         if "int4" in args.only:
             found["int4"] = int4(args, data, scratch, train)
     if args.out:

@@ -1,8 +1,9 @@
 //! Whatever turns texts into vectors: an encoder or a static model.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use brevity_formats::Checkpoint;
+use brevity_formats::{Checkpoint, Folder, Open};
 
 use crate::encoder::{Ask, Encoder, Load};
 use crate::error::{Error, Result};
@@ -19,6 +20,16 @@ pub enum Embedder {
 }
 
 impl Embedder {
+    /// Opens a directory, whatever it holds, and loads it.
+    ///
+    /// # Errors
+    /// As [`Embedder::load`], or if the directory cannot be opened.
+    pub fn open(path: &Path, load: &Load) -> Result<Embedder> {
+        // A static model has no architecture: its table is all there is.
+        let loose = Folder::open(path).is_ok_and(|folder| is_static(&folder));
+        Embedder::load(&Checkpoint::open_with(path, Open { loose, ..Open::default() })?, load)
+    }
+
     /// Loads whatever a checkpoint holds. Of a static model, which has no layers and no pooling, `load` says nothing.
     ///
     /// # Errors

@@ -4,19 +4,18 @@
 //! at the pieces between blanks one by one, pieces are tokenized once and then looked up; the tokenizers library does the
 //! tokenizing in any case.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Mutex;
 
+use hashbrown::HashMap;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
 
-/// Pieces are remembered in so many maps, each with a lock of its own.
+/// Pieces are remembered in so many maps; each thread has one, and shares it only where there are more threads.
 const MAPS: usize = 64;
 /// A map that holds so many pieces is emptied: corpora of names and numbers never end.
-const MOST: usize = 4096;
+const MOST: usize = 1 << 16;
 /// Longer pieces are not remembered.
 const LONGEST: usize = 48;
 
@@ -41,7 +40,6 @@ pub(crate) struct Tokens {
     reading: Reading,
     /// None if the tokenizer looks across blanks.
     known: Option<Vec<Pieces>>,
-    hasher: RandomState,
     /// What stands in front of and behind every text.
     ends: [Vec<u32>; 2],
 }
@@ -58,7 +56,7 @@ impl Tokens {
         };
         let by_piece = ends.is_some() && looks_at_pieces(&tokenizer);
         let known = by_piece.then(|| (0..MAPS).map(|_| Mutex::default()).collect());
-        Ok(Tokens { tokenizer, reading, known, hasher: RandomState::new(), ends: ends.unwrap_or_default() })
+        Ok(Tokens { tokenizer, reading, known, ends: ends.unwrap_or_default() })
     }
 
     /// The ids of a text. Where it is cut, what ends every text stays. In errors the text goes by `n`.
@@ -66,6 +64,16 @@ impl Tokens {
     /// # Errors
     /// [`Error::Tokenize`].
     pub fn ids(&self, n: usize, text: &str) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        self.append(n, text, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// Puts the ids of a text behind others.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn append(&self, n: usize, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         let lower;
         let text = match self.reading.lower {
             true => {
@@ -74,11 +82,11 @@ impl Tokens {
             }
             false => text,
         };
-        let ids = match &self.known {
-            Some(known) => self.by_piece(known, text),
-            None => self.whole(text),
+        let done = match &self.known {
+            Some(known) => self.by_piece(known, text, ids),
+            None => self.whole(text).map(|whole| ids.extend(whole)),
         };
-        ids.map_err(|why| refused(n, &why))
+        done.map_err(|why| refused(n, &why))
     }
 
     fn whole(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
@@ -93,38 +101,33 @@ impl Tokens {
         Ok(ids)
     }
 
-    fn by_piece(&self, known: &[Pieces], text: &str) -> tokenizers::Result<Vec<u32>> {
+    fn by_piece(&self, known: &[Pieces], text: &str, ids: &mut Vec<u32>) -> tokenizers::Result<()> {
         let [front, back] = &self.ends;
-        let room = self.reading.most.saturating_sub(front.len() + back.len());
-        let mut ids = front.clone();
+        let Reading { most, .. } = self.reading;
+        let (start, room) = (ids.len(), most.saturating_sub(front.len() + back.len()));
+        ids.extend(front);
+        let own = &known[rayon::current_thread_index().unwrap_or(0) % MAPS];
+        let mut pieces = own.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for piece in text.split(is_blank).filter(|piece| !piece.is_empty()) {
-            if ids.len() - front.len() >= room {
+            if ids.len() - start - front.len() >= room {
                 break;
             }
-            self.piece(known, piece, &mut ids)?;
-        }
-        ids.truncate(front.len() + room);
-        ids.extend(back);
-        ids.truncate(self.reading.most);
-        Ok(ids)
-    }
-
-    fn piece(&self, known: &[Pieces], piece: &str, ids: &mut Vec<u32>) -> tokenizers::Result<()> {
-        let at = self.hasher.hash_one(piece) as usize % MAPS;
-        let lock = || known[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(found) = lock().get(piece) {
-            ids.extend(found);
-            return Ok(());
-        }
-        let encoding = self.tokenizer.encode_fast(piece, false)?;
-        ids.extend(encoding.get_ids());
-        if piece.len() <= LONGEST {
-            let mut map = lock();
-            if map.len() >= MOST {
-                map.clear();
+            if let Some(found) = pieces.get(piece) {
+                ids.extend_from_slice(found);
+                continue;
             }
-            map.insert(piece.into(), encoding.get_ids().into());
+            let encoding = self.tokenizer.encode_fast(piece, false)?;
+            ids.extend_from_slice(encoding.get_ids());
+            if piece.len() <= LONGEST {
+                if pieces.len() >= MOST {
+                    pieces.clear();
+                }
+                pieces.insert(piece.into(), encoding.get_ids().into());
+            }
         }
+        ids.truncate((start + front.len()).saturating_add(room));
+        ids.extend(back);
+        ids.truncate(start.saturating_add(most));
         Ok(())
     }
 

@@ -21,6 +21,7 @@
 //!             Rows::{F32(&[f32]), Bf16(&[bf16])}   RowsMut::{F32(&mut [f32]), Bf16(&mut [bf16])}
 //!             linear_bf16(m, Rows, &PackedBf16, bias: Option<&[f32]>, RowsMut)   bf16 operands, f32 sums
 //!
+//! bag         sum_rows_f32(table, width, rows, factors: Option<&[f32]>, out)   sum_rows_i8(..)      sums of rows of a table
 //! attention   Reach::{Causal, Both, Window(n), Around(n)}   Bias { values [heads, 2 reach + 1], reach }
 //!             Spec { kv_of: &[u16], kv_heads, qk_dim, v_dim, scale, reach, softcap: Option<f32>, bias: Option<Bias> }
 //!             Tokens { batch, queries, keys, key_lengths: Option<&[usize]> }     queries are the last positions
@@ -97,6 +98,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod bag;
 pub mod bits;
 pub mod cast;
 pub mod columns;

@@ -5,6 +5,7 @@ mod distill;
 mod vocabulary;
 
 use brevity_formats::{Files, Folder, SafetensorsFiles};
+use brevity_kernels::bag::{sum_rows_f32, sum_rows_i8};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -20,6 +21,8 @@ pub use distill::{Distill, Rows, distill};
 
 /// Tokens of a text that are looked at if the model does not say.
 const USUAL_TOKENS: usize = 512;
+/// Texts that a task encodes.
+const TEXTS: usize = 64;
 const WEIGHTS: &str = "model.safetensors";
 
 /// A static model in memory.
@@ -84,16 +87,11 @@ impl Table {
         self.len() == 0
     }
 
-    /// Adds `factor` times a row to `sum`.
-    fn add(&self, row: usize, factor: f32, sum: &mut [f32]) {
-        let width = sum.len();
+    /// The sum of the first columns of some rows, each times its factor.
+    fn sum(&self, width: usize, rows: &[u32], factors: Option<&[f32]>, out: &mut [f32]) {
         match self {
-            Table::F32(values) => {
-                sum.iter_mut().zip(&values[row * width..][..width]).for_each(|(sum, &x)| *sum += factor * x);
-            }
-            Table::I8(values) => {
-                sum.iter_mut().zip(&values[row * width..][..width]).for_each(|(sum, &x)| *sum += factor * f32::from(x));
-            }
+            Table::F32(values) => sum_rows_f32(values, width, rows, factors, out),
+            Table::I8(values) => sum_rows_i8(values, width, rows, factors, out),
         }
     }
 }
@@ -212,30 +210,41 @@ impl StaticModel {
             return Err(Error::Dims { asked: dims, width: self.width });
         }
         let mut vectors = Vectors::zeros(texts.len(), dims);
-        let rows = vectors.values.par_chunks_mut(dims).zip(texts).enumerate();
-        rows.try_for_each(|(n, (out, text))| -> Result<()> {
-            let mut sum = vec![0f32; self.width];
-            self.sum(n, text, &mut sum)?;
-            out.copy_from_slice(&sum[..dims]);
-            if self.normalise {
-                crate::encoder::normalise(out);
+        let parts = vectors.values.par_chunks_mut(TEXTS * dims).zip(texts.par_chunks(TEXTS)).enumerate();
+        parts.try_for_each(|(part, (out, texts))| -> Result<()> {
+            let (mut ids, mut factors) = (Vec::new(), Vec::new());
+            for (n, (out, text)) in out.chunks_exact_mut(dims).zip(texts).enumerate() {
+                self.mean(part * TEXTS + n, text, &mut ids, &mut factors, out)?;
+                if self.normalise {
+                    crate::encoder::normalise(out);
+                }
             }
             Ok(())
         })?;
         Ok(vectors)
     }
 
-    /// The mean over the tokens of a text.
-    fn sum(&self, n: usize, text: &str, sum: &mut [f32]) -> Result<()> {
-        let end = text.char_indices().nth(self.max_chars).map_or(text.len(), |(at, _)| at);
-        let mut count = 0u32;
-        for id in self.tokens.ids(n, &text[..end])?.into_iter().filter(|id| Some(*id) != self.unknown) {
-            let row = self.mapping.as_ref().map_or(id, |mapping| mapping[id as usize]);
-            self.table.add(row as usize, self.weights.as_ref().map_or(1.0, |weights| weights[id as usize]), sum);
-            count += 1;
+    /// The mean over the tokens of a text; `ids` and `factors` are room to work in.
+    fn mean(&self, n: usize, text: &str, ids: &mut Vec<u32>, factors: &mut Vec<f32>, out: &mut [f32]) -> Result<()> {
+        let end = match text.len() > self.max_chars {
+            true => text.char_indices().nth(self.max_chars).map_or(text.len(), |(at, _)| at),
+            false => text.len(),
+        };
+        ids.clear();
+        self.tokens.append(n, &text[..end], ids)?;
+        ids.retain(|id| Some(*id) != self.unknown);
+        let factors = self.weights.as_ref().map(|weights| {
+            factors.clear();
+            factors.extend(ids.iter().map(|&id| weights[id as usize]));
+            &factors[..]
+        });
+        if let Some(mapping) = &self.mapping {
+            ids.iter_mut().for_each(|id| *id = mapping[*id as usize]);
         }
-        if count > 0 {
-            sum.iter_mut().for_each(|x| *x /= count as f32);
+        self.table.sum(self.width, ids, factors, out);
+        if !ids.is_empty() {
+            let count = ids.len() as f32;
+            out.iter_mut().for_each(|x| *x /= count);
         }
         Ok(())
     }
