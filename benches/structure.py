@@ -94,7 +94,7 @@ def table(content):
 
 
 def draw(content, path):
-    """Perplexity against what is left of the bytes, a line for each method."""
+    """Perplexity against what is left of the bytes, a line for each method of which there are several shares."""
     import matplotlib
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "brevity", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"})
@@ -102,12 +102,15 @@ def draw(content, path):
 
     figure, axis = plt.subplots(figsize=(7.2, 4.2))
     dense = content["dense"]
-    methods = dict.fromkeys(row["method"] for row in content["rows"].values())
+    shares = [row["method"] for row in content["rows"].values()]
+    methods = [method for method in dict.fromkeys(shares) if shares.count(method) > 1]
     for method, mark in zip(methods, "osD^v<>pP*Xhd8" * 2):
         rows = sorted((row for row in content["rows"].values() if row["method"] == method), key=lambda row: row["share"])
         x = [100.0] + [100 * row["figures"]["bytes"] / dense["bytes"] for row in rows]
         axis.plot(x, [dense["perplexity"]] + [row["figures"]["perplexity"] for row in rows], marker=mark, markersize=4, label=method)
     axis.set_yscale("log")
+    for of in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        of(lambda value, _: f"{value:g}")
     axis.invert_xaxis()
     axis.set_xlabel("bytes left, %")
     axis.set_ylabel("perplexity")
@@ -151,7 +154,8 @@ def main():
             content["dense"] = figures(report["reference"])
             for (method, share), (_, seconds, peak), other in zip(some, made, report["others"]):
                 content["rows"][f"{method} {share}"] = {
-                    "method": method, "share": share, "figures": figures(other), "seconds": seconds, "peak_bytes": peak}
+                    "method": method, "share": share, "figures": figures(other), "reference_speed": report["reference"].get("speed"),
+                    "seconds": seconds, "peak_bytes": peak}
             args.out.write_text(json.dumps(content, indent=1) + "\n")
     table(content)
     if args.plot:
