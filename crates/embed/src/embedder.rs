@@ -27,7 +27,7 @@ impl Embedder {
     pub fn open(path: &Path, load: &Load) -> Result<Embedder> {
         // A static model has no architecture: its table is all there is.
         let loose = Folder::open(path).is_ok_and(|folder| is_static(&folder));
-        Embedder::load(&Checkpoint::open_with(path, Open { loose, ..Open::default() })?, load)
+        Embedder::load(&Checkpoint::open_with(path, Open { loose })?, load)
     }
 
     /// Loads whatever a checkpoint holds. Of a static model, which has no layers and no pooling, `load` says nothing.
