@@ -15,7 +15,7 @@ import pathlib
 import tempfile
 
 from common import ROOT, run
-from embeddings import sentences
+from embeddings import least_cosine, sentences
 
 #: name -> the steps of a recipe and what stands beside them.
 RECIPES = {
@@ -62,10 +62,6 @@ def main():
     def verdict(name, good, figure):
         failed.extend([] if good else [name])
         print(f"{name:60} {figure}{'' if good else '  WRONG'}", flush=True)
-
-    def least_cosine(ours, theirs):
-        lengths = numpy.linalg.norm(ours, axis=1) * numpy.linalg.norm(theirs, axis=1)
-        return float(((ours * theirs).sum(1) / numpy.maximum(lengths, 1e-12)).min())
 
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)

@@ -84,6 +84,22 @@ def built(folder):
     return folder / "target/release/peer"
 
 
+def least_cosine(ours, theirs):
+    """The least cosine of vectors, row by row."""
+    import numpy
+
+    lengths = numpy.linalg.norm(ours, axis=1) * numpy.linalg.norm(theirs, axis=1)
+    return float(((ours * theirs).sum(1) / numpy.maximum(lengths, 1e-12)).min())
+
+
+def said(kind, rates, cosine):
+    """Prints and returns what came out of turns, `[rate of the peer, rate of brevity]` each."""
+    result = {"peer": statistics.median(rate[0] for rate in rates), "brevity": statistics.median(rate[1] for rate in rates),
+              "ratio": statistics.median(rate[1] / rate[0] for rate in rates), "least_cosine": cosine}
+    print(f"{kind:22} {result['peer']:9.0f} texts/s, brevity {result['brevity']:9.0f}, {result['ratio']:.2f} times; least cosine {cosine:.6f}")
+    return result
+
+
 def started(command):
     return subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -108,12 +124,7 @@ def race_in_memory(args, model, texts, scratch):
         child.wait()
     run([args.brevity, "embed", model, "--input", texts, "--out", own, "--dtype", "f32"])
     a = numpy.load(own)
-    b = numpy.fromfile(theirs, dtype="<f4").reshape(a.shape)
-    cosines = (a * b).sum(1) / numpy.linalg.norm(a, axis=1) / numpy.maximum(numpy.linalg.norm(b, axis=1), 1e-12)
-    result = {"peer": statistics.median(rate[0] for rate in rates), "brevity": statistics.median(rate[1] for rate in rates),
-              "ratio": statistics.median(rate[1] / rate[0] for rate in rates), "least_cosine": float(cosines.min())}
-    print(f"{'model2vec-rs':22} {result['peer']:9.0f} texts/s, brevity {result['brevity']:9.0f}, {result['ratio']:.2f} times; least cosine {result['least_cosine']:.6f}")
-    return result
+    return said("model2vec-rs", rates, least_cosine(a, numpy.fromfile(theirs, dtype="<f4").reshape(a.shape)))
 
 
 def race(args, kind, peer_model, own_model, texts, scratch):
@@ -123,20 +134,14 @@ def race(args, kind, peer_model, own_model, texts, scratch):
     own, theirs = scratch / f"own-{kind}.npy", scratch / f"{kind}.npy"
     child = started([sys.executable, "-c", CHILD, kind, peer_model, texts, args.rounds, theirs])
     count = sum(1 for _ in open(texts, encoding="utf-8"))
-    rates = {"peer": [], "brevity": []}
+    rates = []
     for _ in range(args.rounds):
-        rates["peer"].append(count / seconds_of(child))
+        peer = count / seconds_of(child)
         report = json.loads(run([args.brevity, "embed", own_model, "--input", texts, "--out", own, "--json", "--dtype", "f32"])[2])
-        rates["brevity"].append(report["texts_per_second"])
+        rates.append([peer, report["texts_per_second"]])
     child.stdin.close()
     child.wait()
-    a, b = numpy.load(own), numpy.load(theirs)
-    cosines = (a * b).sum(1) / numpy.linalg.norm(a, axis=1) / numpy.maximum(numpy.linalg.norm(b, axis=1), 1e-12)
-    ratios = [ours / peer for ours, peer in zip(rates["brevity"], rates["peer"])]
-    result = {"peer": statistics.median(rates["peer"]), "brevity": statistics.median(rates["brevity"]),
-              "ratio": statistics.median(ratios), "least_cosine": float(cosines.min())}
-    print(f"{kind:22} {result['peer']:9.0f} texts/s, brevity {result['brevity']:9.0f}, {result['ratio']:.2f} times; least cosine {result['least_cosine']:.6f}")
-    return result
+    return said(kind, rates, least_cosine(numpy.load(own), numpy.load(theirs)))
 
 
 def scores(args, model, *more):

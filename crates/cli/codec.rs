@@ -15,20 +15,15 @@ const JUDGED: usize = 512;
 
 pub fn run(args: &args::Codec) -> anyhow::Result<()> {
     machine::use_what_is_allowed(&args.machine)?;
+    refuse_stray(args)?;
     for path in [&args.out, &args.codes, &args.faiss].into_iter().flatten() {
         writable(path)?;
     }
     let vectors = Vectors::read_npy(&args.vectors)?;
     let vectors = codec::Vectors::new(&vectors.values, vectors.width)?;
     let codec = match (&args.codec, args.kind) {
-        (Some(path), _) => {
-            settings_of(args, None)?;
-            Codec::read(path)?
-        }
-        (None, Some(kind)) => {
-            settings_of(args, Some(kind))?;
-            Codec::fit(vectors, &settings(args, kind, vectors.width()), args.seed)?
-        }
+        (Some(path), _) => Codec::read(path)?,
+        (None, Some(kind)) => Codec::fit(vectors, &settings(args, kind, vectors.width()), args.seed)?,
         (None, None) => unreachable!("clap asks for one of them"),
     };
     let codes = codec.encode(vectors)?;
@@ -75,7 +70,8 @@ pub fn run(args: &args::Codec) -> anyhow::Result<()> {
 }
 
 /// Refuses settings that the kind of codec does not have; a codec that was fitted has none.
-fn settings_of(args: &args::Codec, kind: Option<CodecKind>) -> anyhow::Result<()> {
+fn refuse_stray(args: &args::Codec) -> anyhow::Result<()> {
+    let kind = args.kind;
     let turned = matches!(kind, Some(CodecKind::Sign | CodecKind::Recurrent));
     let parted = matches!(kind, Some(CodecKind::Product | CodecKind::Opq));
     let given = [

@@ -112,10 +112,9 @@ pub fn open(name: &str, options: Open) -> Result<Checkpoint, OpenError> {
     Err(OpenError::NotFound { name: name.to_owned() })
 }
 
-/// A static model has no architecture: its table is all there is.
+/// Static models are opened as the loose matrices that they are.
 fn with_tables(path: &Path, options: Open) -> Open {
-    let loose = options.loose || Folder::open(path).is_ok_and(|folder| brevity_embed::is_static(&folder));
-    Open { loose }
+    Open { loose: options.loose || brevity_embed::is_static_at(path) }
 }
 
 /// Loads a text: `heldout`, which is part of the program, or anything [`Text::load`] takes.

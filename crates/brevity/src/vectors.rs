@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use brevity_embed::codec::{self, search_vectors};
 use brevity_embed::{Ask, Embedder, Rotation, Vectors};
 use brevity_eval::report::{Cuts, On};
 use brevity_eval::retrieval::{self, Judgements, Passage, Query};
@@ -110,6 +111,9 @@ pub enum VectorError {
     /// Texts have no vectors.
     #[error(transparent)]
     Embed(#[from] brevity_embed::Error),
+    /// Vectors cannot be searched.
+    #[error(transparent)]
+    Search(#[from] codec::Error),
     /// There is nothing to score.
     #[error("`{name}` has nothing to score: {why}")]
     Nothing {
@@ -126,6 +130,7 @@ impl VectorError {
         match self {
             VectorError::Data(error) => error.hint(),
             VectorError::Embed(error) => error.hint(),
+            VectorError::Search(error) => error.hint(),
             VectorError::Nothing { .. } => None,
         }
     }
@@ -189,11 +194,17 @@ impl VectorTask {
                 Ok(vec![VectorScore { metric: "spearman", value, each }])
             }
             Asked::Retrieval { corpus, queries, judgements } => {
-                let nearest = retrieval::nearest(&first.values, &second.values, first.width, LOOKED_AT);
+                // Products of vectors of length one are cosines.
+                let [asked, known] = [first, second].map(|vectors| vectors.prefix(vectors.width, true));
+                let [asked, known] =
+                    [&asked, &known].map(|vectors| codec::Vectors::new(&vectors.values, vectors.width));
+                let nearest = search_vectors(known?, asked?, LOOKED_AT)?;
                 let ranked: HashMap<&str, Vec<&str>> = queries
                     .iter()
                     .zip(&nearest)
-                    .map(|(query, found)| (query.id.as_str(), found.iter().map(|&n| corpus[n].id.as_str()).collect()))
+                    .map(|(query, found)| {
+                        (query.id.as_str(), found.iter().map(|hit| corpus[hit.row].id.as_str()).collect())
+                    })
                     .collect();
                 let found = retrieval::score(&ranked, judgements, COUNTED, LOOKED_AT);
                 let found = found.ok_or_else(|| nothing("nothing is relevant"))?;

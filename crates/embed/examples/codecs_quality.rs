@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
-use brevity_embed::codec::{Codec, DEPTH, Fine, Hit, Index, Settings, Turn, Vectors};
-use brevity_eval::retrieval::{Judgements, nearest, read_corpus, read_judgements, read_queries, score};
+use brevity_embed::codec::{Codec, DEPTH, Fine, Hit, Index, Settings, Turn, Vectors, search_vectors};
+use brevity_eval::retrieval::{Judgements, read_corpus, read_judgements, read_queries, score};
 use safetensors::SafeTensors;
 
 type Failed = Box<dyn std::error::Error>;
@@ -32,7 +32,7 @@ fn main() -> Result<(), Failed> {
     assert_eq!((corpus.rows(), queries.rows()), (documents.len(), asked.len()), "a vector for each text");
 
     let measured = |rows: Vec<Vec<usize>>| ndcg(&rows, &documents, &asked, &judgements);
-    let float = measured(nearest(queries.values(), corpus.values(), width, 10));
+    let float = measured(rows(search_vectors(corpus, queries, 10)?));
     println!("{} documents, {} judged queries, width {width}, seed {seed}", corpus.rows(), judgements.len());
     println!(
         "{:<46} {:>5} {:>8} {:>7} {:>10} {:>7} {:>7} {:>7}",

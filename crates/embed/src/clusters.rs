@@ -47,19 +47,6 @@ pub(crate) fn spread(points: &[f32], dims: usize, count: usize, random: &mut Ran
     }
 }
 
-/// Seeds that are points, each drawn once.
-///
-/// # Shapes
-/// As [`spread`].
-pub(crate) fn drawn(points: &[f32], dims: usize, count: usize, random: &mut Random) -> Vec<f32> {
-    let mut rows: Vec<usize> = (0..points.len() / dims).collect();
-    for i in 0..count {
-        let other = i + below(random, rows.len() - i);
-        rows.swap(i, other);
-    }
-    rows[..count].iter().flat_map(|row| points[row * dims..][..dims].to_vec()).collect()
-}
-
 /// Finds for each point the nearest centroid and how far it is, squared: points, dims, centroids, places, distances.
 pub(crate) type Assign = fn(&[f32], usize, &[f32], &mut [u32], &mut [f32]);
 
@@ -156,7 +143,7 @@ mod tests {
     fn both_ways_find_the_same_nearest() {
         let mut random = Random::seed_from_u64(4);
         let points = crate::random::normals(&mut random, 1100 * 12);
-        let centroids = drawn(&points, 12, 40, &mut random);
+        let centroids = points[..12 * 40].to_vec();
         let find = |assign: Assign| {
             let (mut place, mut distance) = (vec![9; 1100], vec![f32::NAN; 1100]);
             assign(&points, 12, &centroids, &mut place, &mut distance);
@@ -165,15 +152,6 @@ mod tests {
         let ((want, far), (found, near)) = (find(NARROW), find(wide));
         assert_eq!(found, want);
         assert!(far.iter().zip(near).all(|(a, b)| (a - b).abs() < 1e-4));
-    }
-
-    #[test]
-    fn every_point_is_drawn_at_most_once() {
-        let points: Vec<f32> = (0..30).map(|i| i as f32).collect();
-        let mut found = drawn(&points, 1, 30, &mut Random::seed_from_u64(5));
-        assert_ne!(found, points);
-        found.sort_by(f32::total_cmp);
-        assert_eq!(found, points);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use brevity_formats::{Checkpoint, Folder, Open};
+use brevity_formats::{Checkpoint, Open};
 
 use crate::encoder::{Ask, Encoder, Load};
 use crate::error::{Error, Result};
-use crate::statics::{StaticModel, is_static};
+use crate::statics::{StaticModel, is_static, is_static_at};
 use crate::vectors::Vectors;
 
 /// What turns texts into vectors.
@@ -25,9 +25,7 @@ impl Embedder {
     /// # Errors
     /// As [`Embedder::load`], or if the directory cannot be opened.
     pub fn open(path: &Path, load: &Load) -> Result<Embedder> {
-        // A static model has no architecture: its table is all there is.
-        let loose = Folder::open(path).is_ok_and(|folder| is_static(&folder));
-        Embedder::load(&Checkpoint::open_with(path, Open { loose })?, load)
+        Embedder::load(&Checkpoint::open_with(path, Open { loose: is_static_at(path) })?, load)
     }
 
     /// Loads whatever a checkpoint holds. Of a static model, which has no layers and no pooling, `load` says nothing.

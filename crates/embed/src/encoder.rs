@@ -340,13 +340,18 @@ fn put(found: Passed, some: &[usize], renewed: bool, layers: &[usize], all: &mut
 
 /// Divides a vector by its length, or by `1e-12` if that is more.
 pub fn normalise(row: &mut [f32]) {
+    let norm = length(row).max(1e-12) as f32;
+    row.iter_mut().for_each(|x| *x /= norm);
+}
+
+/// The length of a vector.
+pub(crate) fn length(row: &[f32]) -> f64 {
     // Sums side by side, which need not wait for each other.
     let mut sums = [0.0f64; 8];
     let (whole, rest) = row.as_chunks::<8>();
     whole.iter().for_each(|some| sums.iter_mut().zip(some).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x)));
     sums.iter_mut().zip(rest).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
-    let norm = sums.iter().sum::<f64>().sqrt().max(1e-12) as f32;
-    row.iter_mut().for_each(|x| *x /= norm);
+    sums.iter().sum::<f64>().sqrt()
 }
 
 /// The longest input that the tokenizer of a directory was made for.

@@ -55,6 +55,6 @@ pub use fit::{Fitted, fit};
 pub use modules::Modules;
 pub use pool::Pooling;
 pub use rotate::Rotation;
-pub use statics::{Distill, Rows, StaticModel, Table, TableType, distill, is_static};
+pub use statics::{Distill, Rows, StaticModel, Table, TableType, distill, is_static, is_static_at};
 pub use vectors::Vectors;
 pub use written::write_files;

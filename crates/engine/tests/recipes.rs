@@ -17,6 +17,14 @@ fn refusal(text: &str) -> String {
 }
 
 #[test]
+fn an_empty_list_of_steps_does_nothing_unless_vectors_are_cut() {
+    let cut = Recipe::parse("vectors: {dims: 8}\nsteps: []\n", "cut.yaml").unwrap();
+    assert_eq!((cut.steps.len(), cut.vectors.unwrap().dims), (0, 8));
+    let error = Recipe::parse("format: native\nsteps: []\n", "none.yaml").unwrap_err();
+    assert!(error.to_string().contains("`steps` is empty"), "{error}");
+}
+
+#[test]
 fn a_recipe_has_a_name_a_format_and_steps_in_order() {
     let recipe = parse(
         "about: both\nformat: native\nsteps:\n  - prune.magnitude: {sparsity: 0.25, at: mlp}\n  - quantize.rtn:\n      bits: 3\n      except: [mlp.down, blocks.0]\n  - quantize.rtn\n",

@@ -63,6 +63,7 @@ pub mod report;
 pub mod representation;
 pub mod retrieval;
 mod rouge;
+mod rows;
 mod run;
 mod score;
 mod size;

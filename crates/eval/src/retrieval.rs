@@ -1,4 +1,4 @@
-//! Retrieval: whether the nearest embeddings are those of the relevant documents. Files are in the layout of BEIR.
+//! Retrieval: whether what was found is what is relevant. Files are in the layout of BEIR.
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -12,8 +12,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use brevity_kernels::matmul::{Dims, matmul_nt_f32};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data;
@@ -89,50 +87,6 @@ fn parse_judgements(text: &str, path: &Path) -> Result<Judgements> {
         judgements.entry(query.to_owned()).or_default().insert(document.to_owned(), relevance);
     }
     Ok(judgements)
-}
-
-/// The nearest documents of each query by cosine, best first, over all documents; of equals the first counts.
-///
-/// # Shapes
-/// `queries` and `corpus` are `[count, width]`.
-///
-/// # Cost
-/// `queries * corpus * width`, and memory for the cosines of 64 queries at a time.
-pub fn nearest(queries: &[f32], corpus: &[f32], width: usize, k: usize) -> Vec<Vec<usize>> {
-    let (queries, corpus) = (unit_rows(queries, width), unit_rows(corpus, width));
-    let documents = corpus.len() / width;
-    let mut nearest = Vec::new();
-    for some in queries.chunks(64 * width) {
-        let rows = some.len() / width;
-        let mut cosines = vec![0.0; rows * documents];
-        matmul_nt_f32(Dims { m: rows, k: width, n: documents }, some, &corpus, &mut cosines);
-        nearest.par_extend(cosines.par_chunks(documents.max(1)).map(|row| first(row, k)));
-    }
-    nearest
-}
-
-/// Where the largest values are, largest first.
-pub(crate) fn first(values: &[f32], k: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    let by = |&a: &usize, &b: &usize| values[b].total_cmp(&values[a]).then(a.cmp(&b));
-    if k < order.len() {
-        order.select_nth_unstable_by(k, by);
-        order.truncate(k);
-    }
-    order.sort_unstable_by(by);
-    order
-}
-
-/// Rows divided by their lengths; rows of zeros stay.
-pub(crate) fn unit_rows(rows: &[f32], width: usize) -> Vec<f32> {
-    let mut unit = rows.to_vec();
-    unit.par_chunks_mut(width.max(1)).for_each(|row| {
-        let norm = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-        if norm > 0.0 {
-            row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
-        }
-    });
-    unit
 }
 
 /// Normalised discounted cumulative gain of the first `k`: `Σ rel_i / log2(i + 1)`, of what is possible.
@@ -226,14 +180,6 @@ mod tests {
         assert_eq!(reciprocal_rank(&ranked, &judged, 2), Some(0.0));
         assert_eq!((recall(&ranked, &judged, 3), recall(&ranked, &judged, 4)), (Some(0.5), Some(1.0)));
         assert_eq!((recall(&ranked, &relevant(&[]), 3), reciprocal_rank(&ranked, &relevant(&[]), 3)), (None, None));
-    }
-
-    #[test]
-    fn the_nearest_are_found_by_direction() {
-        let corpus = [1.0, 0.0, 0.0, 5.0, 1.0, 1.0, 10.0, 0.0];
-        assert_eq!(nearest(&[2.0, 0.1, 0.0, 0.3], &corpus, 2, 3), [[0, 3, 2], [1, 2, 0]]);
-        assert_eq!(nearest(&[1.0, 0.0], &corpus, 2, 9)[0].len(), 4);
-        assert!(nearest(&[], &corpus, 2, 3).is_empty());
     }
 
     #[test]

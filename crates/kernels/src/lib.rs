@@ -25,6 +25,7 @@
 //! attention   Reach::{Causal, Both, Window(n), Around(n)}   Bias { values [heads, 2 reach + 1], reach }
 //!             Spec { kv_of: &[u16], kv_heads, qk_dim, v_dim, scale, reach, softcap: Option<f32>, bias: Option<Bias> }
 //!             Tokens { batch, queries, keys, key_lengths: Option<&[usize]> }     queries are the last positions
+//!             attend_by(Compute, &Spec, &Tokens, [q, k, v], out)           attend or attend_bf16
 //!             attend_beside(&Spec, Compute, lengths, [q, k, v], out)       sequences one behind the other
 //!             attend(&Spec, &Tokens, q, k, v, out)         f32        [batch, tokens, heads * dim] everywhere
 //!             attend_bf16(&Spec, &Tokens, q, k, v, out)    f32 rows, bf16 products, f32 sums

@@ -85,7 +85,8 @@ pub fn search_vectors(vectors: Vectors<'_>, queries: Vectors<'_>, k: usize) -> R
         let rows = block.len() / width;
         let scores = &mut all[..asked * rows];
         matmul_nt_f32(Dims { m: asked, k: width, n: rows }, queries.values(), block, scores);
-        best.iter_mut().zip(scores.chunks_exact(rows)).for_each(|(best, scores)| best.look_at(n * BYTES_BLOCK, scores));
+        let each = best.par_iter_mut().zip(scores.par_chunks_exact(rows));
+        each.for_each(|(best, scores)| best.look_at(n * BYTES_BLOCK, scores));
     }
     Ok(best.into_iter().map(Best::sorted).collect())
 }
@@ -341,6 +342,20 @@ mod tests {
         best.look_at(3, &[0.5, 0.9, 0.1]);
         let rows: Vec<usize> = best.sorted().iter().map(|hit| hit.row).collect();
         assert_eq!(rows, [1, 4, 0]);
+    }
+
+    #[test]
+    fn the_nearest_vectors_are_those_of_the_largest_products() {
+        let vectors = Vectors::new(&[1.0, 0.0, 0.0, 1.0, 0.6, 0.8, 1.0, 0.0], 2).unwrap();
+        let find = |queries: &[f32], k| {
+            let hits = search_vectors(vectors, Vectors::new(queries, 2).unwrap(), k).unwrap();
+            hits.into_iter().map(|hits| hits.iter().map(|hit| hit.row).collect()).collect::<Vec<Vec<usize>>>()
+        };
+        assert_eq!(find(&[2.0, 0.1, 0.0, 0.3], 3), [[0, 3, 2], [1, 2, 0]]);
+        assert_eq!(find(&[1.0, 0.0], 9)[0].len(), 4);
+        assert!(find(&[], 3).is_empty());
+        let wide = Vectors::new(&[1.0, 0.0, 0.0], 3).unwrap();
+        assert!(matches!(search_vectors(vectors, wide, 1), Err(Error::Width { expected: 2, found: 3 })));
     }
 
     #[test]

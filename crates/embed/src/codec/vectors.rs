@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::codec::error::{Error, Result};
-use crate::random::{Random, below};
+use crate::random::{Random, drawn};
 
 /// Vectors of one width, all of whose numbers are finite.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,11 +60,7 @@ impl<'a> Vectors<'a> {
         if rows <= most {
             return self.values.to_vec();
         }
-        let mut order: Vec<usize> = (0..rows).collect();
-        for i in 0..most {
-            order.swap(i, i + below(random, rows - i));
-        }
-        order.truncate(most);
+        let mut order = drawn(random, rows, most);
         order.sort_unstable();
         order.iter().flat_map(|&row| self.row(row)).copied().collect()
     }

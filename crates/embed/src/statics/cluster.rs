@@ -1,8 +1,9 @@
 //! Tokens of like directions share a row of the table.
 
-use crate::clusters::{drawn, refine, wide};
+use crate::clusters::{refine, wide};
+use crate::encoder::{length, normalise};
 use crate::error::{Error, Result};
-use crate::random::{Random, SeedableRng};
+use crate::random::{Random, SeedableRng, drawn};
 use crate::vectors::Vectors;
 
 /// Passes over the rows.
@@ -35,12 +36,11 @@ pub(super) fn cluster(vectors: &Vectors, clusters: usize) -> Result<Shared> {
     if clusters == 0 || clusters > count {
         return Err(Error::Clusters { tokens: count, clusters });
     }
-    let length = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt() as f32;
-    let weights: Vec<f32> = vectors.values.chunks_exact(width).map(length).collect();
-    let rows = vectors.values.chunks_exact(width).zip(&weights);
-    let directions: Vec<f32> =
-        rows.flat_map(|(row, &length)| row.iter().map(move |x| if length > 0.0 { x / length } else { 0.0 })).collect();
-    let mut rows = drawn(&directions, width, clusters, &mut Random::seed_from_u64(SEED));
+    let weights = vectors.values.chunks_exact(width).map(|row| length(row) as f32).collect();
+    let mut directions = vectors.values.clone();
+    directions.chunks_exact_mut(width).for_each(normalise);
+    let first = drawn(&mut Random::seed_from_u64(SEED), count, clusters);
+    let mut rows: Vec<f32> = first.into_iter().flat_map(|row| &directions[row * width..][..width]).copied().collect();
     refine(&directions, width, &mut rows, ROUNDS, wide);
     let (mut mapping, mut far) = (vec![0; count], vec![0.0; count]);
     wide(&directions, width, &rows, &mut mapping, &mut far);

@@ -4,6 +4,8 @@ mod cluster;
 mod distill;
 mod vocabulary;
 
+use std::path::Path;
+
 use brevity_formats::{Files, Folder, SafetensorsFiles};
 use brevity_kernels::bag::{sum_rows_f32, sum_rows_i8};
 use rayon::prelude::*;
@@ -304,6 +306,12 @@ impl StaticModel {
         files.sort();
         Ok(files)
     }
+}
+
+/// Whether a static model stands at a path. It has no architecture: its table is all there is, and the checkpoint is opened as loose
+/// matrices.
+pub fn is_static_at(path: &Path) -> bool {
+    Folder::open(path).is_ok_and(|folder| is_static(&folder))
 }
 
 /// Whether the files of a directory are those of a static model.

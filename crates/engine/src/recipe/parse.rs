@@ -169,7 +169,7 @@ impl Reader<'_> {
         let Kind::List(items) = &steps.kind else {
             return Err(self.wrong(steps.line, format!("`steps` is a list, not {}", steps.what()), step_hint()));
         };
-        if items.is_empty() {
+        if items.is_empty() && recipe.vectors.is_none() {
             return Err(self.wrong(steps.line, "`steps` is empty: the recipe does nothing", step_hint()));
         }
         recipe.steps = items.iter().map(|item| self.step(item)).collect::<Result<_, _>>()?;

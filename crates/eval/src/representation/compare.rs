@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Embeddings;
 use crate::random::{Random, SeedableRng, below};
-use crate::retrieval::{first, unit_rows};
+use crate::rows::{first, unit_rows};
 use crate::stats::{Estimate, mean_of, spearman};
 use crate::sts::cosine;
 

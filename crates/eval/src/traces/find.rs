@@ -77,5 +77,5 @@ pub fn find(
 /// The longest of some vectors, by their places; those of zeros are none.
 fn longest(vectors: &[f32], width: usize, most: usize) -> Vec<usize> {
     let squares: Vec<f32> = vectors.chunks(width.max(1)).map(|v| v.iter().map(|x| x * x).sum()).collect();
-    crate::retrieval::first(&squares, most).into_iter().filter(|&at| squares[at] > 0.0).collect()
+    crate::rows::first(&squares, most).into_iter().filter(|&at| squares[at] > 0.0).collect()
 }

@@ -225,11 +225,19 @@ pub fn attend_beside(
     }
     parts.into_par_iter().for_each(|(length, q, k, v, out)| {
         let tokens = Tokens { batch: 1, queries: length, keys: length, key_lengths: None };
-        match compute {
-            Compute::F32 => attend(s, &tokens, q, k, v, out),
-            Compute::Bf16 => attend_bf16(s, &tokens, q, k, v, out),
-        }
+        attend_by(compute, s, &tokens, [q, k, v], out);
     });
+}
+
+/// Attention on single-precision rows with products of the given precision: [`attend`] or [`attend_bf16`].
+///
+/// # Shapes
+/// As [`attend`].
+pub fn attend_by(compute: Compute, s: &Spec<'_>, t: &Tokens<'_>, [q, k, v]: [&[f32]; 3], out: &mut [f32]) {
+    match compute {
+        Compute::F32 => attend(s, t, q, k, v, out),
+        Compute::Bf16 => attend_bf16(s, t, q, k, v, out),
+    }
 }
 
 /// The work of one call in pieces of `width` queries of one head, the longest first.

@@ -164,8 +164,8 @@ fn sequences_one_behind_the_other_are_those_alone() {
                 let rows = |x: &[f32], width: usize| x[first * width..(first + length) * width].to_vec();
                 let t = Tokens { batch: 1, queries: length, keys: length, key_lengths: None };
                 let mut want = vec![f32::NAN; length * s.out_width()];
-                let alone = if compute == Compute::F32 { attend } else { attend_bf16 };
-                alone(&s, &t, &rows(&q, s.q_width()), &rows(&k, s.k_width()), &rows(&v, s.v_width()), &mut want);
+                let alone = [rows(&q, s.q_width()), rows(&k, s.k_width()), rows(&v, s.v_width())];
+                attend_by(compute, &s, &t, alone.each_ref().map(Vec::as_slice), &mut want);
                 assert_eq!(rows(&out, s.out_width()), want);
                 first += length;
             }

@@ -1,7 +1,7 @@
 //! Attention over tensors.
 
 use super::{Compute, fast, output, softmax, with_slice};
-use crate::attention::{Bias, Reach, Spec, Tokens, attend, attend_beside, attend_bf16};
+use crate::attention::{Bias, Reach, Spec, Tokens, attend_beside, attend_by};
 use candle_core::{Result, Tensor};
 
 /// Attention of `q` to `k` and `v`; see [`crate::attention`].
@@ -45,10 +45,7 @@ pub fn attention(
         return with_slice(q, |q| {
             with_slice(k, |k| {
                 with_slice(v, |v| {
-                    output(&shape(queries, spec.out_width()), |out| match compute {
-                        Compute::F32 => attend(spec, &tokens, q, k, v, out),
-                        Compute::Bf16 => attend_bf16(spec, &tokens, q, k, v, out),
-                    })
+                    output(&shape(queries, spec.out_width()), |out| attend_by(compute, spec, &tokens, [q, k, v], out))
                 })
             })
         })???;
